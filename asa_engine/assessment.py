@@ -1,0 +1,183 @@
+"""What an assessment holds. Frozen dataclasses; units stand in the field names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from asa_engine.validity import Validity
+
+__all__ = ["SCHEMA_VERSION", "Assessment", "PartResult", "Prior", "Score", "Timing", "schema"]
+
+SCHEMA_VERSION = "1.0"
+_SCHEMA_FILE = "assessment.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One score on the grader's scale.
+
+    Attributes:
+        value: The score, between `scale_min` and `scale_max`.
+        scale_min: Lowest score of the scale.
+        scale_max: Highest score of the scale.
+        level: Name of the band the value falls in, where the scale has bands.
+        sd: Expected error: standard deviation of (score - experts' score) on the dev speakers for
+            this much speech, where it was measured.
+        probabilities: Probability of each level, from graders that classify.
+    """
+
+    value: float
+    scale_min: float
+    scale_max: float
+    level: str | None = None
+    sd: float | None = None
+    probabilities: Mapping[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score as JSON values, without what it does not have."""
+        values = {
+            "value": self.value,
+            "scale_min": self.scale_min,
+            "scale_max": self.scale_max,
+            "level": self.level,
+            "sd": self.sd,
+            "probabilities": None if self.probabilities is None else dict(self.probabilities),
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """The acoustic proficiency prior.
+
+    Attributes:
+        levels: Score value of each level, [8] for the shipped grader.
+        probabilities: Probability of each level, same length, summing to one.
+    """
+
+    levels: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def expected(self) -> float:
+        """The prior's mean, in score units."""
+        return sum(v * p for v, p in zip(self.levels, self.probabilities, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prior as JSON values."""
+        return {
+            "levels": list(self.levels),
+            "probabilities": list(self.probabilities),
+            "expected": self.expected,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """One part of a session: the mean over its scorable responses.
+
+    Attributes:
+        part: Name of the part, as in the session file.
+        scores: Score name -> score; empty when no response could be scored.
+        responses: Number of responses in the part.
+        scored: How many of them could be scored.
+    """
+
+    part: str
+    scores: Mapping[str, Score]
+    responses: int
+    scored: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part as JSON values."""
+        return {
+            "part": self.part,
+            "scores": {name: score.to_dict() for name, score in self.scores.items()},
+            "responses": self.responses,
+            "scored": self.scored,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time went.
+
+    Attributes:
+        audio_s: Length of the audio scored.
+        decode_ms: Reading, decoding, mixing down, resampling and validity checks.
+        features_ms: Log-mel.
+        encoder_ms: Encoder, all windows.
+        prior_ms: Acoustic prior; `None` where it is computed inside the head stage.
+        backbone_ms: Language model or text encoder; `None` for graders without one.
+        head_ms: Prior (where fused), projector and regression head.
+        time_to_score_ms: From the last audio sample to the final scores.
+        real_time_factor: Sum of all stages over the audio's length.
+    """
+
+    audio_s: float
+    decode_ms: float
+    features_ms: float
+    encoder_ms: float
+    prior_ms: float | None
+    backbone_ms: float | None
+    head_ms: float
+    time_to_score_ms: float
+    real_time_factor: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the timings as JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """The result of scoring one recording, stream or session.
+
+    Attributes:
+        grader: Which grader scored, e.g. "acoustic".
+        scores: Score name -> score; empty when the audio cannot be judged.
+        validity: Whether the audio could be judged, and why not.
+        timing: Where the time went.
+        receipt: What reproduces the scores: hashes, backend, precision, versions.
+        prior: The acoustic proficiency prior, from graders that have one.
+        parts: The parts of a session.
+        responses: The assessments of a session's responses, in order.
+    """
+
+    grader: str
+    scores: Mapping[str, Score]
+    validity: Validity
+    timing: Timing
+    receipt: Mapping[str, Any]
+    prior: Prior | None = None
+    parts: tuple[PartResult, ...] = ()
+    responses: tuple[Assessment, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the assessment as JSON values; `schema()` describes them."""
+        values: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "grader": self.grader,
+            "scores": {name: score.to_dict() for name, score in self.scores.items()},
+        }
+        if self.prior is not None:
+            values["prior"] = self.prior.to_dict()
+        if self.parts:
+            values["parts"] = [part.to_dict() for part in self.parts]
+        if self.responses:
+            values["responses"] = [response.to_dict() for response in self.responses]
+        values["validity"] = self.validity.to_dict()
+        values["timing"] = self.timing.to_dict()
+        values["receipt"] = dict(self.receipt)
+        return values
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of `Assessment.to_dict()`."""
+    text = resources.files("asa_engine").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded

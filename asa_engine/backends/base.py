@@ -1,0 +1,105 @@
+"""What a backend is: it runs the encoder on one window and the head on pooled statistics.
+
+A backend knows nothing of audio, windows or streams. The engine feeds it the log-mel of one
+window at a time and sums the statistics; so one audio has one score for every chunking.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.bundle import Bundle
+
+__all__ = ["Availability", "Backend", "Encoded", "HeadOutput"]
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run here.
+
+    Attributes:
+        usable: It can.
+        reason: Why not, or what it found, in one line.
+        versions: Library -> version, for the receipt.
+    """
+
+    usable: bool
+    reason: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One encoded window.
+
+    Attributes:
+        stats: Pooling statistics, additive over windows, float32 [K].
+        frames: Encoder frames, float32 [T, D], 50 a second; `None` unless asked for.
+    """
+
+    stats: NDArray[np.float32]
+    frames: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """What the head computes from the statistics of a whole recording.
+
+    Attributes:
+        scores: Scores in scale units, float32 [A], in the order of the grader's aspects.
+        prior: Probabilities of the acoustic prior's levels, float32 [L].
+    """
+
+    scores: NDArray[np.float32]
+    prior: NDArray[np.float32]
+
+
+class Backend(ABC):
+    """One grader, loaded and ready on one backend at one precision.
+
+    Attributes:
+        name: Key in `BACKENDS`.
+        precision: Precision it was opened at.
+        threads: Threads it may use.
+    """
+
+    name: ClassVar[str]
+    precision: str
+    threads: int
+
+    @classmethod
+    @abstractmethod
+    def availability(cls) -> Availability:
+        """Tell whether the libraries and the hardware it needs are here. Never raises."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, bundle: Bundle, *, precision: str, threads: int) -> Self:
+        """Load the bundle's artifacts.
+
+        Raises:
+            BackendError: It cannot run here, or not at this precision.
+            BundleError: The bundle holds no artifact for it.
+        """
+
+    @abstractmethod
+    def encode(self, mel: NDArray[np.float32], *, frames: bool = False) -> Encoded:
+        """Encode one window.
+
+        Args:
+            mel: Normalised log-mel of the window, float32 [n_mels, T], 100 frames a second.
+            frames: Whether to return the encoder frames too.
+        """
+
+    @abstractmethod
+    def head(self, stats: NDArray[np.float32]) -> HeadOutput:
+        """Compute prior and scores from statistics summed over all windows, float32 [K]."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the libraries the scores depend on and their versions."""
+        return self.availability().versions

@@ -1,0 +1,1 @@
+"""Features computed from 16 kHz audio, incrementally, without PyTorch."""
