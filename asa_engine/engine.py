@@ -1,0 +1,180 @@
+"""The whole flow: audio -> features -> encoder -> prior -> head -> Assessment.
+
+    engine = load()                       bundle checked, backend chosen and opened
+    engine.assess(source)                 read blocks -> Stream.feed -> Stream.finish
+    engine.stream()                       the same Stream, fed by the caller
+
+There is one path: a file is a stream whose chunks come from a decoder. So streamed equals offline.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine import kernels
+from asa_engine.assessment import Assessment
+from asa_engine.audio import AudioSource, open_audio
+from asa_engine.bundle import Bundle
+from asa_engine.errors import AudioError, UsageError
+from asa_engine.graders import grader_entry
+from asa_engine.profiling import StageClock
+from asa_engine.selection import AUTO, check_threads, choose, open_backend
+from asa_engine.stream import Stream
+
+__all__ = ["Embedding", "Engine", "load"]
+
+
+class Embedding(NamedTuple):
+    """Encoder frames of a recording.
+
+    Attributes:
+        frames: float32 [T, D].
+        frame_rate_hz: Frames a second of audio.
+    """
+
+    frames: NDArray[np.float32]
+    frame_rate_hz: float
+
+
+class Engine:
+    """A grader, loaded and ready. Made by `load`.
+
+    An engine scores any number of recordings and streams, one after another or interleaved; it
+    is not meant to be called from several threads at once.
+
+    Attributes:
+        bundle: The opened bundle.
+        choice: Backend and precision in use, and why.
+        threads: Threads a window is encoded with.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        backend: str = AUTO,
+        precision: str = AUTO,
+        threads: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.threads = check_threads(threads)
+        self._entry = grader_entry(bundle.grader)
+        self._config = self._entry.config(bundle.config)
+        self.choice = choose(bundle, backend, precision)
+        self._backend = open_backend(bundle, self.choice, self.threads)
+        self._receipt = self._describe()
+
+    @property
+    def grader(self) -> str:
+        """Name of the grader, e.g. "acoustic"."""
+        return self._entry.name
+
+    @property
+    def config(self) -> Any:
+        """The grader's configuration."""
+        return self._config
+
+    def assess(self, source: AudioSource) -> Assessment:
+        """Score one recording.
+
+        Args:
+            source: A path, the bytes of a file, or (samples, sample_rate_hz) with float32 or int16
+                samples of shape [n] or [n, channels].
+
+        Raises:
+            AudioError: The audio cannot be read. Audio that can be read but not judged (silence,
+                no speech...) still gives an Assessment, with `validity.scorable` false.
+        """
+        with open_audio(source) as audio, self._new_stream(audio.sample_rate_hz) as stream:
+            stream.feed_all(audio.blocks())
+            return stream.finish()
+
+    def stream(self, sample_rate_hz: int = 16_000) -> Stream:
+        """Start scoring a stream; feed it chunks of any size while the learner speaks.
+
+        Args:
+            sample_rate_hz: Rate of the chunks that will be fed.
+        """
+        return self._new_stream(sample_rate_hz)
+
+    def embed(self, source: AudioSource) -> Embedding:
+        """Return the encoder frames of a recording: the learned mix of layers, all windows.
+
+        Raises:
+            AudioError: The audio cannot be read, or is too short to hold one frame.
+        """
+        run = self._entry.run(self._config, self._backend, StageClock(), keep_frames=True)
+        with open_audio(source) as audio:
+            converter = audio.converter()
+            for block in audio.blocks():
+                run.push(converter.push(block))
+            run.push(converter.close())
+        run.finish()
+        if not run.frames:
+            raise AudioError("the audio is too short to encode")
+        return Embedding(np.concatenate(run.frames), run.frame_rate_hz)
+
+    def _new_stream(self, sample_rate_hz: int) -> Stream:
+        clock = StageClock()
+        run = self._entry.run(self._config, self._backend, clock)
+        return Stream(run, clock, self.grader, self._receipt, sample_rate_hz=sample_rate_hz)
+
+    def _describe(self) -> dict[str, Any]:
+        """What reproduces a score, less the audio."""
+        used = {
+            f"{stage}/{name}": self.bundle.artifacts[name].sha256
+            for stage, by in self.bundle.stages.items()
+            if (name := by.get(self.choice.backend, {}).get(self.choice.precision))
+        }
+        return {
+            "engine_version": metadata.version("asa-engine"),
+            "bundle": {
+                "name": self.bundle.name,
+                "version": self.bundle.version,
+                "sha256": self.bundle.sha256,
+            },
+            "artifacts_sha256": used,
+            "backend": self.choice.backend,
+            "precision": self.choice.precision,
+            "chosen": self.choice.reason,
+            "threads": self.threads,
+            "kernel_isa": kernels.isa(),
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                **self._backend.versions(),
+            },
+            "platform": f"{platform.system()} {platform.machine()}",
+        }
+
+
+def load(
+    bundle: str | Path | Bundle | None = None,
+    *,
+    backend: str = AUTO,
+    precision: str = AUTO,
+    threads: int | None = None,
+) -> Engine:
+    """Load a bundle and make an engine of it.
+
+    Args:
+        bundle: A bundle or checkpoint folder; `None` or "default" for the one that ships.
+        backend: "auto" or a key of `asa_engine.backends.BACKENDS`.
+        precision: "auto", "fp32", "bf16", "int8" or "int4".
+        threads: Threads a window is encoded with; by default the cores at hand, at most four.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, or of a newer format.
+        BackendError: The backend or precision asked for cannot run here.
+        UsageError: An option is out of range.
+    """
+    if not isinstance(bundle, Bundle | str | Path | None):
+        raise UsageError(f"a bundle is a folder, not {type(bundle).__name__}")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    return Engine(opened, backend=backend, precision=precision, threads=threads)

@@ -1,0 +1,134 @@
+"""The acoustic grader at run time: windows in, pooled statistics summed, scores out.
+
+Every closed window is encoded once and never looked at again. What a recording leaves behind is
+one vector of sums, so memory does not grow with its length, and the way the audio was chunked
+cannot change a score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.assessment import Prior, Score
+from asa_engine.backends.base import Backend, HeadOutput
+from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.graders import GraderEntry
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.profiling import StageClock
+
+__all__ = ["ENTRY", "AcousticRun", "Grade"]
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_RATE_HZ = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Scores and prior of the audio seen so far."""
+
+    scores: dict[str, Score]
+    prior: Prior
+
+
+class AcousticRun:
+    """Scores one recording as its samples arrive.
+
+    Args:
+        config: The grader's configuration.
+        backend: Where encoder and head run.
+        clock: Collects `features`, `encoder` and `head` times.
+        keep_frames: Keep the encoder frames of every window (for `Engine.embed`).
+    """
+
+    frame_rate_hz = FRAME_RATE_HZ
+
+    def __init__(
+        self,
+        config: AcousticConfig,
+        backend: Backend,
+        clock: StageClock,
+        *,
+        keep_frames: bool = False,
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._clock = clock
+        self._keep_frames = keep_frames
+        self._mel = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=config.window_padding == "full",
+            min_samples=config.min_window_samples,
+        )
+        self._stats: NDArray[np.float64] | None = None
+        self._samples = 0
+        self._encoded_samples = 0
+        self._provisional: Grade | None = None
+        self.frames: list[NDArray[np.float32]] = []
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take float32 mono samples at 16 kHz; encode every window they close."""
+        self._samples += samples.size
+        with self._clock.scope("features"):
+            closed = self._mel.push(samples)
+        for mel in closed:
+            self._encode(mel)
+            self._encoded_samples += self._config.window_samples
+
+    def provisional(self) -> Grade | None:
+        """Return the scores of the closed windows, or `None` before the first one closes."""
+        if self._provisional is None and self._stats is not None:
+            self._provisional = self._grade(self._stats, self._encoded_samples)
+        return self._provisional
+
+    def finish(self) -> Grade | None:
+        """Encode what is left and return the final scores; `None` if no window could be framed."""
+        with self._clock.scope("features"):
+            mel = self._mel.finish()
+        if mel is not None:
+            self._encode(mel)
+        if self._stats is None:
+            return None
+        return self._grade(self._stats, self._samples)
+
+    def _encode(self, mel: NDArray[np.float32]) -> None:
+        with self._clock.scope("encoder"):
+            encoded = self._backend.encode(mel, frames=self._keep_frames)
+        if encoded.frames is not None:
+            self.frames.append(encoded.frames)
+        # float64 sums: the order of windows is fixed, and hours of them lose nothing.
+        stats = encoded.stats.astype(np.float64)
+        self._stats = stats if self._stats is None else self._stats + stats
+        self._provisional = None
+
+    def _grade(self, stats: NDArray[np.float64], samples: int) -> Grade:
+        with self._clock.scope("head"):
+            output = self._backend.head(stats.astype(np.float32))
+        return _grade_from(output, self._config, samples / SAMPLE_RATE_HZ)
+
+
+def _grade_from(output: HeadOutput, config: AcousticConfig, duration_s: float) -> Grade:
+    scores = {}
+    for aspect, value in zip(config.aspects, output.scores.tolist(), strict=True):
+        bounded = min(max(value, aspect.scale_min), aspect.scale_max)
+        scores[aspect.name] = Score(
+            value=bounded,
+            scale_min=aspect.scale_min,
+            scale_max=aspect.scale_max,
+            level=aspect.level_of(bounded),
+            sd=aspect.sd_at(duration_s),
+        )
+    prior = Prior(tuple(config.prior_levels), tuple(output.prior.tolist()))
+    return Grade(scores, prior)
+
+
+ENTRY = GraderEntry(
+    name="acoustic",
+    summary="S4's acoustic half: Whisper encoder, proficiency prior, multi-target regression",
+    exact_when="a window's frames are final when it closes; the scores when the speech ends",
+    config=AcousticConfig.from_dict,
+    run=AcousticRun,
+)
