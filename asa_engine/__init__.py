@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from asa_engine.assessment import Assessment, PartResult, Prior, Score, Timing
-from asa_engine.engine import Embedding, Engine, load
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from asa_engine.errors import (
     ArtifactError,
     AsaError,
@@ -22,8 +23,12 @@ from asa_engine.errors import (
     ManifestError,
     UsageError,
 )
-from asa_engine.stream import Stream
-from asa_engine.validity import Validity
+
+if TYPE_CHECKING:
+    from asa_engine.assessment import Assessment, PartResult, Prior, Score, Timing
+    from asa_engine.engine import Embedding, Engine, load
+    from asa_engine.stream import Stream
+    from asa_engine.validity import Validity
 
 __all__ = [
     "ArtifactError",
@@ -46,3 +51,27 @@ __all__ = [
     "Validity",
     "load",
 ]
+
+# Imported at first use: `asa-engine --help` and the training code need no decoder or kernels.
+_LAZY = {
+    "Assessment": "assessment",
+    "Embedding": "engine",
+    "Engine": "engine",
+    "PartResult": "assessment",
+    "Prior": "assessment",
+    "Score": "assessment",
+    "Stream": "stream",
+    "Timing": "assessment",
+    "Validity": "validity",
+    "load": "engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -30,44 +30,33 @@ class WindowedLogMel:
     def __init__(
         self, n_mels: int, window_samples: int, *, pad_to_window: bool, min_samples: int
     ) -> None:
-        self._n_mels = n_mels
         self._window_samples = window_samples
         self._pad_to_window = pad_to_window
         self._min_samples = min_samples
-        self._open: LogMel | None = None
-        self._filled = 0
+        self._window = LogMel(n_mels, window_samples)
         self._closed = 0
 
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take float32 samples [n]; return the log-mel [n_mels, T] of each window they close."""
         closed = []
         while samples.size:
-            if self._open is None:
-                self._open = LogMel(self._n_mels, self._window_samples)
-            take = min(samples.size, self._window_samples - self._filled)
-            self._open.push(samples[:take])
+            take = min(samples.size, self._window.room)
+            self._window.push(samples[:take])
             samples = samples[take:]
-            self._filled += take
-            if self._filled == self._window_samples:
+            if not self._window.room:
                 closed.append(self._close())
         return closed
 
     def finish(self) -> NDArray[np.float32] | None:
         """Return the log-mel of the open window, or `None` if too little of it is there."""
         minimum = self._min_samples if self._closed else _CENTRE_PAD_SAMPLES + 1
-        if self._open is None or self._filled < minimum:
+        if self._window.samples < minimum:
             return None
         if self._pad_to_window:
-            while (missing := self._window_samples - self._filled) > 0:
-                self._open.push(_ZERO_BLOCK[:missing])
-                self._filled += min(missing, _ZERO_BLOCK.size)
+            while self._window.room:
+                self._window.push(_ZERO_BLOCK[: self._window.room])
         return self._close()
 
     def _close(self) -> NDArray[np.float32]:
-        if self._open is None:
-            raise RuntimeError("no window is open")
-        mel = self._open.close()
-        self._open = None
-        self._filled = 0
         self._closed += 1
-        return mel
+        return self._window.close()

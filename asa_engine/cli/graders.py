@@ -1,0 +1,31 @@
+"""`asa-engine graders`: which graders this engine has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from asa_engine.cli.options import add_command, add_json_option
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "graders", run, "List the graders and what they do.")
+    add_json_option(parser, "the list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every grader."""
+    from asa_engine.graders import GRADERS, grader_entry
+
+    entries = [grader_entry(name) for name in GRADERS]
+    if args.json:
+        rows = [
+            {"name": e.name, "summary": e.summary, "exact_when": e.exact_when} for e in entries
+        ]
+        print(json.dumps(rows))
+        return 0
+    for entry in entries:
+        print(f"{entry.name}\n  {entry.summary}\n  exact: {entry.exact_when}")
+    return 0
