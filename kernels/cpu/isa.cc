@@ -1,0 +1,99 @@
+#include "asa/isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace asa {
+
+#define ASA_DECLARE(isa) \
+  namespace isa {        \
+  Kernels table();       \
+  }
+
+#if defined(__x86_64__)
+#define ASA_FOR_EACH_ISA(do) \
+  do (generic) do(avx2) do(avx512) do(avx512_bf16)
+#elif defined(__aarch64__)
+#define ASA_FOR_EACH_ISA(do) \
+  do (generic) do(neon)
+#else
+#define ASA_FOR_EACH_ISA(do) \
+  do (generic)
+#endif
+ASA_FOR_EACH_ISA(ASA_DECLARE)
+
+namespace {
+
+bool has(const std::string& isa) {
+  if (isa == "generic") return true;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (isa == "avx2") return avx2;
+  if (isa == "avx512") return avx512;
+  if (isa == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__)
+  if (isa == "neon") return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#endif
+  return false;
+}
+
+std::string names() {
+  std::string list;
+#define ASA_NAME(isa)                   \
+  if (has(#isa)) {                      \
+    list += (list.empty() ? "" : ", "); \
+    list += #isa;                       \
+  }
+  ASA_FOR_EACH_ISA(ASA_NAME)
+#undef ASA_NAME
+  return list;
+}
+
+const Kernels& choose() {
+  if (const char* forced = std::getenv("ASA_CPU_ISA"); forced && *forced) {
+    return kernels_for(forced);
+  }
+  const Kernels* best = nullptr;
+#define ASA_BEST(isa) \
+  if (has(#isa)) best = &kernels_for(#isa);
+  ASA_FOR_EACH_ISA(ASA_BEST)
+#undef ASA_BEST
+  return *best;
+}
+
+}  // namespace
+
+const Kernels& kernels_for(const char* isa) {
+  const std::string name = isa;
+#define ASA_FIND(isa)                            \
+  if (name == #isa && has(name)) {               \
+    static const Kernels kernels = isa::table(); \
+    return kernels;                              \
+  }
+  ASA_FOR_EACH_ISA(ASA_FIND)
+#undef ASA_FIND
+  throw std::runtime_error("the instruction set \"" + name +
+                           "\" is not to be had on this CPU; it has: " + names());
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+const char* available_isas() {
+  static const std::string list = names();
+  return list.c_str();
+}
+
+}  // namespace asa

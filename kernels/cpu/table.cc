@@ -1,0 +1,13 @@
+// The kernels of the instruction set this file is compiled for.
+#include "asa/isa.h"
+
+namespace asa::ASA_ISA {
+
+#define ASA_STRING(x) #x
+#define ASA_NAME(x) ASA_STRING(x)
+
+void log_mel_block(const LogMelPlan&, const float*, int, float*, int);
+
+Kernels table() { return {.isa = ASA_NAME(ASA_ISA), .log_mel_block = log_mel_block}; }
+
+}  // namespace asa::ASA_ISA
