@@ -10,6 +10,7 @@ There is one path: a file is a stream whose chunks come from a decoder. So strea
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from asa_engine import kernels
 from asa_engine.assessment import Assessment
-from asa_engine.audio import AudioSource, open_audio
+from asa_engine.audio import AudioChunk, AudioSource, open_audio, read_blocks
+from asa_engine.audio.decode import named
 from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, UsageError
 from asa_engine.graders import grader_entry
@@ -91,8 +93,18 @@ class Engine:
             AudioError: The audio cannot be read. Audio that can be read but not judged (silence,
                 no speech...) still gives an Assessment, with `validity.scorable` false.
         """
-        with open_audio(source) as audio, self._new_stream(audio.sample_rate_hz) as stream:
-            stream.feed_all(audio.blocks())
+        with open_audio(source) as audio:
+            try:
+                return self.assess_blocks(audio.blocks(), audio.sample_rate_hz)
+            except AudioError as error:
+                raise named(error, audio.name) from None
+
+    def assess_blocks(
+        self, blocks: Iterable[AudioChunk], sample_rate_hz: int = 16_000
+    ) -> Assessment:
+        """Score audio that is all there already, given as chunks; as `assess` otherwise."""
+        with self.stream(sample_rate_hz) as stream:
+            stream.feed_all(blocks)
             return stream.finish()
 
     def stream(self, sample_rate_hz: int = 16_000) -> Stream:
@@ -101,7 +113,9 @@ class Engine:
         Args:
             sample_rate_hz: Rate of the chunks that will be fed.
         """
-        return self._new_stream(sample_rate_hz)
+        clock = StageClock()
+        run = self._entry.run(self._config, self._backend, clock)
+        return Stream(run, clock, self.grader, self._receipt, sample_rate_hz=sample_rate_hz)
 
     def embed(self, source: AudioSource) -> Embedding:
         """Return the encoder frames of a recording: the learned mix of layers, all windows.
@@ -110,20 +124,12 @@ class Engine:
             AudioError: The audio cannot be read, or is too short to hold one frame.
         """
         run = self._entry.run(self._config, self._backend, StageClock(), keep_frames=True)
-        with open_audio(source) as audio:
-            converter = audio.converter()
-            for block in audio.blocks():
-                run.push(converter.push(block))
-            run.push(converter.close())
+        for block in read_blocks(source):
+            run.push(block)
         run.finish()
         if not run.frames:
             raise AudioError("the audio is too short to encode")
         return Embedding(np.concatenate(run.frames), run.frame_rate_hz)
-
-    def _new_stream(self, sample_rate_hz: int) -> Stream:
-        clock = StageClock()
-        run = self._entry.run(self._config, self._backend, clock)
-        return Stream(run, clock, self.grader, self._receipt, sample_rate_hz=sample_rate_hz)
 
     def _describe(self) -> dict[str, Any]:
         """What reproduces a score, less the audio."""

@@ -25,7 +25,7 @@ examples:
   asa-engine assess answer.flac
   asa-engine assess answers/*.wav --json > scores.jsonl
   asa-engine assess answer.flac --stream --chunk-ms 100 --live
-  asa-engine assess --session session.json
+  asa-engine assess --session sessions.jsonl
 """
 
 
@@ -39,7 +39,7 @@ def register(commands: Any) -> None:
         "--session",
         type=Path,
         metavar="FILE",
-        help="score a test session: a JSON file with parts, each a list of responses",
+        help="score test sessions: JSON Lines, a session a line with parts and their responses",
     )
     parser.add_argument("--text", metavar="T", help="what was read, for graders that use it")
     parser.add_argument("--prompt", metavar="P", help="the task, for graders that use it")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
                 f"the {engine.grader} grader does not use --{option}", mend=f"leave out --{option}"
             )
     if args.session:
-        return _assess_session(engine, args)
+        return _assess_sessions(engine, args)
     width = max(len(path.name) for path in args.audio)
     code = 0
     for index, path in enumerate(args.audio, start=1):
@@ -98,15 +98,19 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _assess_session(engine: Engine, args: argparse.Namespace) -> int:
-    from asa_engine.session import Session, assess_session
+def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
+    from asa_engine.session import assess_session, read_sessions
 
-    result = assess_session(engine, Session.read(args.session))
-    if args.json:
-        print(json.dumps({"session": str(args.session), **result.to_dict()}), flush=True)
-    else:
-        print(table(result, args.session.name))
-    return 0 if result.validity.scorable else AudioError.exit_code
+    code = 0
+    for session in read_sessions(args.session):
+        result = assess_session(engine, session)
+        if args.json:
+            print(json.dumps({"session": session.name, **result.to_dict()}), flush=True)
+        else:
+            print(table(result, f"session {session.name}"), flush=True)
+        if not result.validity.scorable:
+            code = AudioError.exit_code
+    return code
 
 
 def _stream_file(engine: Engine, path: Path, args: argparse.Namespace) -> Assessment:

@@ -1,0 +1,191 @@
+"""Test sessions: parts, each with responses, scored and averaged as declared here.
+
+A response is one recording, or several played back to back with 0.3 s of silence between them.
+A part's score is the mean over its responses that could be scored; the session's is the mean over
+its parts that have one. A response that is unscorable or whose audio cannot be read is left out of
+the mean, counted, and the session says "incomplete_session" in `validity.reasons`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.assessment import Assessment, PartResult, Score, Timing
+from asa_engine.audio import SAMPLE_RATE_HZ, read_blocks
+from asa_engine.errors import AudioError, ManifestError
+from asa_engine.files import MAX_JSON_BYTES
+from asa_engine.validity import Validity
+
+if TYPE_CHECKING:
+    from asa_engine.engine import Engine
+
+__all__ = ["INCOMPLETE", "Part", "Session", "assess_session", "read_sessions"]
+
+INCOMPLETE = "incomplete_session"
+MAX_RESPONSES = 64
+MAX_RECORDINGS = 64
+_GAP = np.zeros(int(0.3 * SAMPLE_RATE_HZ), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part: its name and the recordings of each of its responses."""
+
+    name: str
+    responses: tuple[tuple[Path, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A learner's session."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+def read_sessions(path: Path) -> list[Session]:
+    """Read sessions, one JSON object a line, as in speechocean762's `train-sessions.jsonl`.
+
+    Recordings are named by path, or by id (then `audio/<id>.flac`), relative to the file.
+
+    Raises:
+        ManifestError: Something cannot be used; the message names the file and the line.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ManifestError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as failure:
+        raise ManifestError(f"{path} cannot be read: {failure.strerror}") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{path} is not UTF-8 text") from None
+    sessions = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            sessions.append(_parse(json.loads(line), path.parent))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
+            raise ManifestError(
+                f"{path}, line {number}: not a session: {failure}",
+                mend='a line is {"session": name, "parts": [{"part": name, "responses": [[id]]}]}',
+            ) from None
+    if not sessions:
+        raise ManifestError(f"{path} holds no session")
+    return sessions
+
+
+def _parse(value: Mapping[str, Any], folder: Path) -> Session:
+    parts = []
+    for part in value["parts"]:
+        responses = part["responses"]
+        if not isinstance(responses, list) or len(responses) > MAX_RESPONSES:
+            raise ValueError(f"a part holds at most {MAX_RESPONSES} responses, in a list")
+        parts.append(Part(str(part["part"]), tuple(_recordings(r, folder) for r in responses)))
+    if not parts:
+        raise ValueError("it has no parts")
+    return Session(str(value["session"]), tuple(parts))
+
+
+def _recordings(response: object, folder: Path) -> tuple[Path, ...]:
+    names = [response] if isinstance(response, str) else response
+    if not isinstance(names, list) or not 0 < len(names) <= MAX_RECORDINGS:
+        raise ValueError(f"a response is a list of 1 to {MAX_RECORDINGS} recordings")
+    return tuple(_resolve(name, folder) for name in names)
+
+
+def _resolve(name: object, folder: Path) -> Path:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"{name!r} does not name a recording")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name!r} leads out of the session's folder")
+    return path if path.suffix else folder / "audio" / f"{name}.flac"
+
+
+def assess_session(engine: Engine, session: Session) -> Assessment:
+    """Score every response of a session, then parts and session as the module docstring declares.
+
+    Raises:
+        AudioError: No response at all could be read.
+    """
+    parts, results, unread = [], [], 0
+    for part in session.parts:
+        scored = []
+        for recordings in part.responses:
+            try:
+                result = engine.assess_blocks(_played(recordings))
+            except AudioError as error:
+                if len(session.parts) == len(part.responses) == 1:
+                    raise
+                unread += 1
+                last_error = error
+                continue
+            results.append(result)
+            if result.validity.scorable:
+                scored.append(result.scores)
+        parts.append(PartResult(part.name, _mean(scored), len(part.responses), len(scored)))
+    if not results:
+        raise last_error if unread else AudioError(f"session {session.name} has no responses")
+    judged = [part.scores for part in parts if part.scores]
+    incomplete = any(part.scored < part.responses or not part.responses for part in parts)
+    return Assessment(
+        grader=engine.grader,
+        scores=_mean(judged),
+        validity=Validity(bool(judged), (INCOMPLETE,) if incomplete else ()),
+        timing=_total([result.timing for result in results]),
+        receipt={
+            **{k: v for k, v in results[0].receipt.items() if k != "audio_sha256"},
+            "audio_sha256": [result.receipt["audio_sha256"] for result in results],
+        },
+        parts=tuple(parts),
+        responses=tuple(results),
+    )
+
+
+def _played(recordings: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    """Yield 16 kHz blocks of recordings played back to back."""
+    for index, path in enumerate(recordings):
+        if index:
+            yield _GAP
+        yield from read_blocks(path)
+
+
+def _mean(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """Average each score; its level and expected error do not carry over to a mean."""
+    if not scores:
+        return {}
+    return {
+        name: replace(
+            first,
+            value=sum(each[name].value for each in scores) / len(scores),
+            level=None,
+            sd=None,
+            probabilities=None,
+        )
+        for name, first in scores[0].items()
+    }
+
+
+def _total(timings: Sequence[Timing]) -> Timing:
+    """Add up the responses' timings; the time to score is the last response's."""
+    audio_s = sum(timing.audio_s for timing in timings)
+    busy_s = sum(timing.real_time_factor * timing.audio_s for timing in timings)
+    return Timing(
+        audio_s=audio_s,
+        decode_ms=sum(timing.decode_ms for timing in timings),
+        features_ms=sum(timing.features_ms for timing in timings),
+        encoder_ms=sum(timing.encoder_ms for timing in timings),
+        prior_ms=None,
+        backbone_ms=None,
+        head_ms=sum(timing.head_ms for timing in timings),
+        time_to_score_ms=timings[-1].time_to_score_ms,
+        real_time_factor=busy_s / max(audio_s, 1e-9),
+    )
