@@ -1,10 +1,10 @@
 """Score learners' spoken English on the device at hand, while they speak.
 
-    import asa_engine as asa
+import asa_engine as asa
 
-    engine = asa.load()
-    result = engine.assess("answer.flac")
-    print(result.scores["fluency"].value)
+engine = asa.load()
+result = engine.assess("answer.flac")
+print(result.scores["fluency"].value)
 """
 
 from __future__ import annotations

@@ -136,7 +136,9 @@ class Bundle:
         } - artifacts.keys()
         if unlisted or CONFIG_NAME not in artifacts:
             missing = ", ".join(sorted(unlisted or {CONFIG_NAME}))
-            raise BundleError(f"{path / MANIFEST_NAME} lists no hash for {missing}", mend=_MAKE_ANEW)
+            raise BundleError(
+                f"{path / MANIFEST_NAME} lists no hash for {missing}", mend=_MAKE_ANEW
+            )
         return cls(
             path=path,
             name=name,

@@ -108,7 +108,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
-                    raise ManifestError(f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes")
+                    raise ManifestError(
+                        f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes"
+                    )
                 try:
                     text = line.decode("utf-8").strip()
                 except UnicodeDecodeError:
@@ -136,7 +138,11 @@ def _parse(value: Any, folder: Path) -> Utterance:
     if not isinstance(scores, dict) or not scores:
         raise ValueError("scores is not an object with at least one score")
     for name, score in scores.items():
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        if (
+            isinstance(score, bool)
+            or not isinstance(score, int | float)
+            or not math.isfinite(score)
+        ):
             raise ValueError(f"score {name!r} is not a finite number")
     age = value.get("age")
     if age is not None and (isinstance(age, bool) or not isinstance(age, int | float)):

@@ -68,9 +68,7 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice
     order = list(bundle.auto)
     if backend != AUTO or precision != AUTO:
         order += [variant for variant in bundle.variants() if variant not in order]
-    wanted = [
-        (b, p) for b, p in order if backend in (AUTO, b) and precision in (AUTO, p)
-    ]
+    wanted = [(b, p) for b, p in order if backend in (AUTO, b) and precision in (AUTO, p)]
     if not wanted:
         have = ", ".join(f"{b}/{p}" for b, p in bundle.variants())
         raise BackendError(

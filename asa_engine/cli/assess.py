@@ -31,9 +31,7 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(
-        commands, "assess", run, "Score recordings of learners' speech.", DETAILS
-    )
+    parser = add_command(commands, "assess", run, "Score recordings of learners' speech.", DETAILS)
     parser.add_argument("audio", nargs="*", type=Path, metavar="AUDIO", help="recordings to score")
     parser.add_argument(
         "--session",
@@ -63,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--session and --stream do not go together")
     from asa_engine.engine import load
 
-    engine = load(
-        args.bundle, backend=args.backend, precision=args.precision, threads=args.threads
-    )
+    engine = load(args.bundle, backend=args.backend, precision=args.precision, threads=args.threads)
     for option in ("text", "prompt"):
         if getattr(args, option) is not None:
             raise UsageError(
@@ -162,7 +158,9 @@ def table(result: Assessment, title: str) -> str:
         )
     for part in result.parts:
         said = "  ".join(f"{name} {score.value:.2f}" for name, score in part.scores.items())
-        lines.append(f"  part {part.part}: {said or 'not scored'}  ({part.scored}/{part.responses})")
+        lines.append(
+            f"  part {part.part}: {said or 'not scored'}  ({part.scored}/{part.responses})"
+        )
     if result.validity.scorable and result.validity.reasons:
         lines.append("  note: " + ", ".join(result.validity.reasons))
     lines += [

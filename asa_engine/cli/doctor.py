@@ -16,7 +16,7 @@ from asa_engine.errors import AsaError
 def register(commands: Any) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "doctor", run, "Check this machine: backends, kernels, bundle, and what auto picks."
+        commands, "doctor", run, "Check this machine: backends, kernels, bundle, what auto picks."
     )
     add_engine_options(parser)
     add_json_option(parser, "the findings")

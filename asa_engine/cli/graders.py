@@ -21,9 +21,7 @@ def run(args: argparse.Namespace) -> int:
 
     entries = [grader_entry(name) for name in GRADERS]
     if args.json:
-        rows = [
-            {"name": e.name, "summary": e.summary, "exact_when": e.exact_when} for e in entries
-        ]
+        rows = [{"name": e.name, "summary": e.summary, "exact_when": e.exact_when} for e in entries]
         print(json.dumps(rows))
         return 0
     for entry in entries:

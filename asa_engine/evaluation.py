@@ -1,0 +1,105 @@
+"""Score a manifest and compare with the experts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.engine import Engine
+from asa_engine.errors import AudioError, ManifestError
+from asa_engine.manifest import Utterance
+from asa_engine.metrics import metrics
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        ids: Ids of the utterances scored, [n].
+        predicted: Aspect -> scores, float64 [n].
+        expected: Aspect -> the experts' scores, float64 [n].
+        audio_s: Seconds of audio scored.
+        busy_s: Seconds it took, decoding included.
+        unscorable: Ids left out: judged unscorable, or unreadable.
+    """
+
+    ids: tuple[str, ...]
+    predicted: dict[str, NDArray[np.float64]]
+    expected: dict[str, NDArray[np.float64]]
+    audio_s: float
+    busy_s: float
+    unscorable: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return n, the metrics of each aspect, and the speed, as JSON values."""
+        return {
+            "n": len(self.ids),
+            "aspects": {
+                name: metrics(self.predicted[name], self.expected[name]) for name in self.predicted
+            },
+            "seconds_per_audio_hour": 3600.0 * self.busy_s / self.audio_s,
+            "unscorable": list(self.unscorable),
+        }
+
+
+def evaluate(
+    engine: Engine,
+    utterances: Sequence[Utterance],
+    *,
+    progress: Callable[[Iterable[Utterance]], Iterable[Utterance]] = iter,
+) -> Evaluation:
+    """Score every utterance; those that cannot be scored are left out and named.
+
+    Args:
+        engine: Any engine.
+        utterances: What `asa_engine.manifest.read_manifest` returned.
+        progress: Wraps the iteration, e.g. `tqdm.tqdm`.
+
+    Raises:
+        ManifestError: The manifest lacks every aspect that the grader scores, or fewer than two
+            utterances could be scored.
+    """
+    aspects = [aspect.name for aspect in engine.config.aspects]
+    shared = [name for name in aspects if all(name in u.scores for u in utterances)]
+    if not shared:
+        raise ManifestError(
+            f"the manifest has none of the scores {', '.join(aspects)} on every line",
+            mend="name the scores as the grader does",
+        )
+    rows: list[list[float]] = []
+    scored: list[Utterance] = []
+    unscorable: list[str] = []
+    audio_s = 0.0
+    start = time.perf_counter()
+    for utterance in progress(utterances):
+        try:
+            result = engine.assess(utterance.audio)
+        except AudioError:
+            unscorable.append(utterance.id)
+            continue
+        if not result.validity.scorable:
+            unscorable.append(utterance.id)
+            continue
+        rows.append([result.scores[name].value for name in shared])
+        scored.append(utterance)
+        audio_s += result.timing.audio_s
+    busy_s = time.perf_counter() - start
+    if len(scored) < 2:
+        raise ManifestError(f"only {len(scored)} of {len(utterances)} recordings could be scored")
+    table = np.array(rows)
+    return Evaluation(
+        ids=tuple(u.id for u in scored),
+        predicted={name: table[:, i] for i, name in enumerate(shared)},
+        expected={name: np.array([u.scores[name] for u in scored]) for name in shared},
+        audio_s=audio_s,
+        busy_s=busy_s,
+        unscorable=tuple(unscorable),
+    )
