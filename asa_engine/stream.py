@@ -70,7 +70,7 @@ class Stream:
         self._tail_ms = _since_ms(start)
 
     def feed_all(self, chunks: Iterable[AudioChunk]) -> None:
-        """Take chunks that are all there already, as in a file; the speech has ended before them."""
+        """Take chunks that are all there already, as in a file: the speech has ended."""
         start = time.perf_counter()
         source = iter(chunks)
         while True:

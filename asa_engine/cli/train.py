@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="checkpoint folder (default: runs/<recipe>)",
+        help="checkpoint folder (default runs/<recipe>)",
     )
     parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
 
