@@ -17,10 +17,7 @@ __all__ = ["COMMANDS", "build_parser", "main"]
 COMMANDS = (
     "assess",
     "evaluate",
-    "export",
-    "verify",
     "train",
-    "bench",
     "doctor",
     "graders",
     "completion",
