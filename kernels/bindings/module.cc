@@ -2,6 +2,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "asa/encoder.h"
 #include "asa/isa.h"
 #include "asa/log_mel.h"
 
@@ -25,6 +29,74 @@ Matrix close_window(asa::LogMelWindow& window) {
   nb::gil_scoped_release release;
   window.close(out.data());
   return out;
+}
+
+using Mel = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Weights = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+
+asa::Precision precision_named(const std::string& name) {
+  if (name == "fp32") return asa::Precision::fp32;
+  if (name == "bf16") return asa::Precision::bf16;
+  if (name == "int8") return asa::Precision::int8;
+  throw std::invalid_argument("precision is \"" + name + "\"; it must be fp32, bf16 or int8");
+}
+
+// Checks the number of tensors and of their elements, in the order given.
+std::vector<const float*> pointers(const std::vector<Weights>& tensors,
+                                   const std::vector<size_t>& sizes) {
+  if (tensors.size() != sizes.size()) throw std::invalid_argument("wrong number of tensors");
+  std::vector<const float*> data;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (tensors[i].size() != sizes[i]) {
+      throw std::invalid_argument("tensor " + std::to_string(i) + " has " +
+                                  std::to_string(tensors[i].size()) + " elements, not " +
+                                  std::to_string(sizes[i]));
+    }
+    data.push_back(tensors[i].data());
+  }
+  return data;
+}
+
+void set_stem(asa::Encoder& self, const std::vector<Weights>& tensors) {
+  const auto& s = self.shape();
+  const size_t width = s.width, mels = s.mels, positions = s.positions;
+  const auto p = pointers(
+      tensors, {width * mels * 3, width, width * width * 3, width, positions * width});
+  self.set_stem({p[0], p[1], p[2], p[3], p[4]});
+}
+
+void set_layer(asa::Encoder& self, int layer, const std::vector<Weights>& tensors) {
+  const size_t d = self.shape().width, inner = self.shape().inner;
+  const auto p = pointers(tensors, {d, d, d * d, d, d * d, d * d, d, d * d, d, d, d, d * inner,
+                                    inner, inner * d, d});
+  self.set_layer(layer, {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11],
+                         p[12], p[13], p[14]});
+}
+
+std::vector<Matrix> encode(asa::Encoder& self, const std::vector<Mel>& mels,
+                           const std::vector<float>& layer_weights) {
+  std::vector<Matrix> outputs;
+  std::vector<asa::Sequence> batch;
+  for (const Mel& mel : mels) {
+    if (mel.shape(0) != static_cast<size_t>(self.shape().mels)) {
+      throw std::invalid_argument("mel has " + std::to_string(mel.shape(0)) +
+                                  " bins; this encoder takes " +
+                                  std::to_string(self.shape().mels));
+    }
+    const size_t most = 2 * static_cast<size_t>(self.shape().positions);
+    if (mel.shape(1) < 1 || mel.shape(1) > most) {
+      throw std::invalid_argument("mel has " + std::to_string(mel.shape(1)) +
+                                  " frames; this encoder takes 1 to " + std::to_string(most));
+    }
+    float nothing = 0.0f;
+    for (size_t i = 0; i < mel.size(); ++i) nothing += mel.data()[i] - mel.data()[i];
+    if (!(nothing == 0.0f)) throw std::invalid_argument("mel must be finite");
+    outputs.push_back(new_matrix((mel.shape(1) + 1) / 2, self.shape().width));
+    batch.push_back({mel.data(), static_cast<int>(mel.shape(1)), outputs.back().data()});
+  }
+  nb::gil_scoped_release release;
+  self.encode(batch, layer_weights);
+  return outputs;
 }
 
 }  // namespace
@@ -59,4 +131,25 @@ NB_MODULE(_kernels, m) {
           "samples"_a.noconvert())
       .def("close", &close_window)
       .def("reset", &asa::LogMelWindow::reset);
+  nb::class_<asa::Encoder>(m, "Encoder")
+      .def(
+          "__init__",
+          [](asa::Encoder* self, int mels, int width, int heads, int inner, int layers,
+             int positions, const std::string& precision, int threads) {
+            new (self) asa::Encoder({mels, width, heads, inner, layers, positions},
+                                    precision_named(precision), threads);
+          },
+          "mels"_a, "width"_a, "heads"_a, "inner"_a, "layers"_a, "positions"_a, "precision"_a,
+          "threads"_a)
+      .def_prop_ro("threads", &asa::Encoder::threads)
+      .def("set_stem", &set_stem, "tensors"_a)
+      .def("set_layer", &set_layer, "layer"_a, "tensors"_a)
+      .def("set_final_norm",
+           [](asa::Encoder& self, const std::vector<Weights>& tensors) {
+             const size_t width = self.shape().width;
+             const auto p = pointers(tensors, {width, width});
+             self.set_final_norm(p[0], p[1]);
+           },
+           "tensors"_a)
+      .def("encode", &encode, "mels"_a, "layer_weights"_a);
 }

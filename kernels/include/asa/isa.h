@@ -1,6 +1,9 @@
 // Instruction sets and the tables of kernels compiled for each.
 #pragma once
 
+#include "asa/attention.h"
+#include "asa/gemm.h"
+#include "asa/layer_norm.h"
 #include "asa/log_mel.h"
 
 namespace asa {
@@ -9,6 +12,9 @@ struct Kernels {
   const char* isa;
   void (*log_mel_block)(const LogMelPlan& plan, const float* samples, int frames, float* log_power,
                         int stride);
+  GemmKernels gemm;
+  LayerNormKernels layer_norm;
+  AttentionKernels attention;
 };
 
 // Kernels of the best instruction set this CPU has, or of the one ASA_CPU_ISA names.

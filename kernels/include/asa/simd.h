@@ -74,6 +74,60 @@ ASA_INLINE vf log2(vf x) {
   return p * f + e;
 }
 
+// 2^x; 0 for x below -126, infinity from 128. The polynomial's relative error is below 1.1e-4 where
+// the result is rounded to bfloat16 anyway, and 3e-7 otherwise.
+template <bool kCoarse>
+ASA_INLINE vf exp2(vf x) {
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+  const vf f = (vf)_mm512_reduce_ps((__m512)x, 0x9);  // x - floor(x)
+#else
+  x = min(max(x, splat(-127.0f)), splat(128.0f));
+  const vi truncated = __builtin_convertvector(x, vi);
+  const vi whole = truncated + (to_float(truncated) > x);  // a true comparison is -1
+  const vf f = x - to_float(whole);
+#endif
+  vf p;
+  if constexpr (kCoarse) {
+    p = splat(0.0779071638f);
+    p = p * f + 0.226233194f;
+    p = p * f + 0.695777096f;
+    p = p * f + 0.999927827f;
+  } else {
+    p = splat(0.00187623295f);
+    p = p * f + 0.00899258403f;
+    p = p * f + 0.0558236045f;
+    p = p * f + 0.24015453f;
+    p = p * f + 0.693152968f;
+    p = p * f + 0.999999927f;
+  }
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+  return p * from_bits((whole + 127) << 23);
+#endif
+}
+
+// GELU, x (1 + erf(x / sqrt 2)) / 2, absolute error below 2e-6: erf(z) = z P(z^2) for |z| <= 3.5.
+ASA_INLINE vf gelu(vf x) {
+  const vf z = min(max(x * 0.707106781f, splat(-3.5f)), splat(3.5f));
+  const vf u = z * z * (2.0f / (3.5f * 3.5f)) - 1.0f;
+  vf p = splat(0.00144169144f);
+  p = p * u + -0.00397530026f;
+  p = p * u + 0.00458891802f;
+  p = p * u + -0.00726073734f;
+  p = p * u + 0.0169252397f;
+  p = p * u + -0.0299997465f;
+  p = p * u + 0.0450769672f;
+  p = p * u + -0.0647840929f;
+  p = p * u + 0.0883885973f;
+  p = p * u + -0.114610488f;
+  p = p * u + 0.146751259f;
+  p = p * u + -0.200701142f;
+  p = p * u + 0.40387297f;
+  const vf half = 0.5f * x;
+  return half + half * (z * p);
+}
+
 template <int... J>
 struct Lanes {};
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)

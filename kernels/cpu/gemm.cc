@@ -1,0 +1,298 @@
+#include "asa/gemm.h"
+
+#include "rows.h"
+
+namespace asa::ASA_ISA {
+namespace {
+
+constexpr float kLowest = 1e-30f;
+
+using Tile = float[kRows][kPanel];
+
+template <class Op>
+ASA_INLINE void compute(const int32_t* a, const int32_t* b, const Linear& w, int n, Tile& c) {
+  vf acc[kRows][kVectors];
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = load(w.bias + n + v * kLanes);
+  }
+  multiply<Op>(a, b, words_of(Op::precision, w.in), acc);
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(c[r] + v * kLanes, acc[r][v]);
+  }
+}
+
+ASA_INLINE void compute_int8(const int32_t* a, const float* a_scale, const int32_t* b,
+                             const Linear& w, int n, Tile& c) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(c[r] + v * kLanes, load(w.bias + n + v * kLanes));
+  }
+  int words = words_of(Precision::int8, w.in);
+  for (int group = 0; words > 0; ++group, words -= kChunkWords) {
+    const int32_t* start = w.start + group * w.out + n;
+    vi acc[kRows][kVectors];
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = load(start + v * kLanes);
+    }
+    multiply<Int8>(a, b, words < kChunkWords ? words : kChunkWords, acc);
+    const float* scale = w.scale + group * w.out + n;
+    vf column[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) column[v] = load(scale + v * kLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const vf row = splat(a_scale[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = c[r] + v * kLanes;
+        store(to, load(to) + to_float(acc[r][v]) * (row * column[v]));
+      }
+    }
+    a += kTileWords;
+    b += kChunkWords * kPanel;
+    a_scale += kRows;
+  }
+}
+
+// Panels outside, tiles inside: a panel stays in the first-level cache for all tiles.
+// done(tile, n, valid rows, results) takes each tile; after(n) closes a panel.
+template <class Done, class After>
+ASA_INLINE void for_each_tile(const Rows& a, const Linear& w, int rows, Done done, After after) {
+  alignas(64) Tile c;
+  const int words = words_of(w.precision, w.in);
+  const int chunks = chunks_of(w.precision, w.in);
+  for (int n = 0; n < w.out; n += kPanel) {
+    const int32_t* panel = w.panels + size_t(n) * words;
+    for (int t = 0; t * kRows < rows; ++t) {
+      const int32_t* tile = a.words + size_t(t) * chunks * kTileWords;
+      if (w.precision == Precision::bf16) {
+        compute<Bf16>(tile, panel, w, n, c);
+      } else if (w.precision == Precision::int8) {
+        compute_int8(tile, a.scale + t * chunks * kRows, panel, w, n, c);
+      } else {
+        compute<Fp32>(tile, panel, w, n, c);
+      }
+      const int left = rows - t * kRows;
+      done(t, n, left < kRows ? left : kRows, c);
+    }
+    after(n);
+  }
+}
+
+ASA_INLINE void nothing(int) {}
+
+void add(const Rows& a, const Linear& w, int rows, float* x, int stride) {
+  for_each_tile(
+      a, w, rows,
+      [=](int t, int n, int valid, const Tile& c) {
+        for (int r = 0; r < valid; ++r) {
+          float* to = x + size_t(t * kRows + r) * stride + n;
+          for (int i = 0; i < kPanel; i += kLanes) store(to + i, load(to + i) + load(c[r] + i));
+        }
+      },
+      nothing);
+}
+
+void gelu_store(const Rows& a, const Linear& w, int rows, float* x, int stride, const float* extra,
+                int extra_stride) {
+  for_each_tile(
+      a, w, rows,
+      [=](int t, int n, int valid, const Tile& c) {
+        for (int r = 0; r < valid; ++r) {
+          const size_t row = size_t(t) * kRows + r;
+          for (int i = 0; i < kPanel; i += kLanes) {
+            vf y = gelu(load(c[r] + i));
+            if (extra) y += load(extra + row * extra_stride + n + i);
+            store(x + row * stride + n + i, y);
+          }
+        }
+      },
+      nothing);
+}
+
+void gelu_put(const Rows& a, const Linear& w, int rows, const Rows& to, float* scratch) {
+  const int chunks = chunks_of(to.precision, to.in);
+  for_each_tile(
+      a, w, rows,
+      [&](int t, int n, int, const Tile& c) {
+        const int word = to.precision == Precision::bf16 ? n / 2 : n;
+        int32_t* tile = to.words + size_t(t) * chunks * kTileWords +
+                        word / kChunkWords * kTileWords + word % kChunkWords;
+        for (int r = 0; r < kRows; ++r, tile += kChunkWords) {
+          if (to.precision == Precision::bf16) {
+            store(tile, to_bf16(gelu(load(c[r])), gelu(load(c[r] + kLanes))));
+          } else if (to.precision == Precision::fp32) {
+            for (int i = 0; i < kPanel; i += kLanes) store(tile + i, bits(gelu(load(c[r] + i))));
+          } else {
+            float* row = scratch + size_t(t * kRows + r) * kGroup + n % kGroup;
+            for (int i = 0; i < kPanel; i += kLanes) store(row + i, gelu(load(c[r] + i)));
+          }
+        }
+      },
+      [&](int n) {
+        const int end = n + kPanel;
+        if (to.precision != Precision::int8 || (end % kGroup && end != w.out)) return;
+        const int group = n / kGroup;
+        const int left = to.in - group * kGroup;
+        for (int row = 0; row < (rows + kRows - 1) / kRows * kRows; ++row) {
+          const size_t at = (size_t(row / kRows) * chunks + group) * kRows + row % kRows;
+          to.scale[at] =
+              quantise_group(scratch + size_t(row) * kGroup, left < kGroup ? left : kGroup,
+                             to.range, (uint8_t*)(to.words + at * kChunkWords));
+        }
+      });
+}
+
+void queries(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile) {
+  const int chunks = chunks_of(to.precision, to.head_width);
+  for_each_tile(
+      a, w, rows,
+      [&](int t, int n, int, const Tile& c) {
+        const int head = n / to.head_width, column = n % to.head_width;
+        const int word = to.precision == Precision::bf16 ? column / 2 : column;
+        int32_t* tile = to.queries +
+                        (size_t(first_tile + t) * to.heads + head) * chunks * kTileWords +
+                        word / kChunkWords * kTileWords + word % kChunkWords;
+        for (int r = 0; r < kRows; ++r, tile += kChunkWords) {
+          if (to.precision == Precision::bf16) {
+            store(tile, to_bf16(load(c[r]), load(c[r] + kLanes)));
+          } else {
+            for (int i = 0; i < kPanel; i += kLanes) store(tile + i, bits(load(c[r] + i)));
+          }
+        }
+      },
+      nothing);
+}
+
+void keys(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile) {
+  const int words = words_of(to.precision, to.head_width);
+  for_each_tile(
+      a, w, rows,
+      [&](int t, int n, int, const Tile& c) {
+        const int head = n / to.head_width, column = n % to.head_width;
+        const int first = to.precision == Precision::bf16 ? column / 2 : column;
+        for (int r = 0; r < kRows; ++r) {
+          const int key = (first_tile + t) * kRows + r;
+          int32_t* lane = to.keys +
+                          ((size_t(head) * to.key_panels + key / kPanel) * words + first) * kPanel +
+                          key % kPanel;
+          int32_t row[kPanel];
+          int count = kPanel;
+          if (to.precision == Precision::bf16) {
+            store(row, to_bf16(load(c[r]), load(c[r] + kLanes)));
+            count = kLanes;
+          } else {
+            __builtin_memcpy(row, c[r], sizeof(row));
+          }
+          for (int i = 0; i < count; ++i) lane[i * kPanel] = row[i];
+        }
+      },
+      nothing);
+}
+
+void values(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile) {
+  const int panels = to.head_width / kPanel;
+  for_each_tile(
+      a, w, rows,
+      [&](int t, int n, int, const Tile& c) {
+        const int head = n / to.head_width, panel = n % to.head_width / kPanel;
+        const int key = (first_tile + t) * kRows;
+        int32_t* base = to.values + (size_t(head) * panels + panel) * to.key_words * kPanel;
+        if (to.precision == Precision::bf16) {
+          static_assert(kRows % 2 == 0);
+          for (int r = 0; r < kRows; r += 2) {
+            int32_t* word = base + size_t(key + r) / 2 * kPanel;
+            for (int i = 0; i < kPanel; i += kLanes) {
+              store(word + i, pair_bf16(load(c[r] + i), load(c[r + 1] + i)));
+            }
+          }
+        } else {
+          for (int r = 0; r < kRows; ++r) {
+            __builtin_memcpy(base + size_t(key + r) * kPanel, c[r], sizeof(c[r]));
+          }
+        }
+      },
+      nothing);
+}
+
+void put_rows(const float* x, int stride, int rows, const Rows& to) {
+  const int chunks = chunks_of(to.precision, to.in);
+  for (int row = 0; row < rows; ++row) {
+    const size_t tile = row / kRows;
+    put_row(to.precision, to.range, x + size_t(row) * stride, to.in, row % kRows,
+            to.words + tile * chunks * kTileWords,
+            to.precision == Precision::int8 ? to.scale + tile * chunks * kRows : nullptr);
+  }
+}
+
+uint16_t bf16_of(float x) {
+  uint32_t b;
+  __builtin_memcpy(&b, &x, sizeof(b));
+  return uint16_t((b + 0x7fff + ((b >> 16) & 1)) >> 16);
+}
+
+void pack_int8(const float* w, const Linear& to, int n) {
+  const int words = words_of(Precision::int8, to.in);
+  int8_t* panel = (int8_t*)(to.panels + size_t(n / kPanel) * words * kPanel) + n % kPanel * 4;
+  for (int first = 0, group = 0; first < to.in; first += kGroup, ++group) {
+    const int end = first + kGroup < to.in ? first + kGroup : to.in;
+    float top = kLowest;
+    for (int k = first; k < end; ++k) {
+      const float magnitude = __builtin_fabsf(w[k]);
+      top = magnitude > top ? magnitude : top;
+    }
+    const float scale = top / 127.0f;
+    int32_t total = 0;
+    for (int k = first; k < end; ++k) {
+      const int q = int(__builtin_rintf(w[k] / scale));
+      panel[k / 4 * kPanel * 4 + k % 4] = int8_t(q);
+      total += q;
+    }
+    to.scale[group * to.out + n] = scale;
+    int32_t start = to.range == Range::symmetric ? -128 * total : 0;
+    if (Int8::kSignedBytes) start += 128 * total;
+    to.start[group * to.out + n] = start;
+    if (to.range == Range::gelu) to.bias[n] += kGeluFloor * scale * float(total);
+  }
+}
+
+void pack(const float* w, const float* bias, const Linear& to) {
+  const int words = words_of(to.precision, to.in);
+  __builtin_memset(to.panels, 0, sizeof(int32_t) * words * size_t(to.out));
+  for (int n = 0; n < to.out; ++n, w += to.in) {
+    to.bias[n] = bias ? bias[n] : 0.0f;
+    if (to.precision == Precision::int8) {
+      pack_int8(w, to, n);
+      continue;
+    }
+    int32_t* lane = to.panels + size_t(n / kPanel) * words * kPanel + n % kPanel;
+    for (int k = 0; k < to.in; ++k) {
+      if (to.precision == Precision::fp32) {
+        __builtin_memcpy(lane + k * kPanel, w + k, sizeof(float));
+      } else {
+        ((uint16_t*)(lane + k / 2 * kPanel))[k % 2] = bf16_of(w[k]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+GemmKernels gemm_kernels() {
+  return {.geometry = {.rows = kRows, .panel = kPanel},
+          .pack = pack,
+          .put_rows = put_rows,
+          .add = add,
+          .gelu_store = gelu_store,
+          .gelu_put = gelu_put,
+          .queries = queries,
+          .keys = keys,
+          .values = values};
+}
+
+}  // namespace asa::ASA_ISA

@@ -1,0 +1,128 @@
+// Whisper's audio encoder over the packed kernels: any size, any length, unequal lengths at once.
+#pragma once
+
+#include <cstddef>
+#include <mutex>
+#include <vector>
+
+#include "asa/isa.h"
+#include "asa/thread_pool.h"
+
+namespace asa {
+
+// Memory aligned to a cache line, zeroed.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t words);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+
+  // Keeps what it has if that is enough.
+  void reserve(std::size_t words);
+  std::size_t words() const { return words_; }
+  float* floats() const { return static_cast<float*>(data_); }
+  std::int32_t* ints() const { return static_cast<std::int32_t*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t words_ = 0;
+};
+
+struct EncoderShape {
+  int mels, width, heads, inner, layers, positions;
+};
+
+// Weights as Whisper's checkpoints have them, row-major, float32.
+struct StemWeights {
+  const float *conv1_weight, *conv1_bias;  // [width][mels][3]
+  const float *conv2_weight, *conv2_bias;  // [width][width][3]
+  const float* positions;                  // [positions][width]
+};
+struct LayerWeights {
+  const float *norm1_weight, *norm1_bias;
+  const float *q_weight, *q_bias, *k_weight, *v_weight, *v_bias, *o_weight, *o_bias;
+  const float *norm2_weight, *norm2_bias;
+  const float *fc1_weight, *fc1_bias, *fc2_weight, *fc2_bias;
+};
+
+struct Sequence {
+  const float* mel;  // [mels][mel_frames]
+  int mel_frames;
+  float* out;        // [frames()][width]
+
+  int frames() const { return (mel_frames + 1) / 2; }
+};
+
+// Precision::int8 keeps the feed-forward layers, two thirds of the arithmetic, in int8 and the rest
+// in bfloat16 where the CPU has it, float32 elsewhere: quantising the projections of attention too
+// would double the error.
+class Encoder {
+ public:
+  // Throws std::invalid_argument for an impossible shape or thread count.
+  Encoder(const EncoderShape& shape, Precision precision, int threads);
+
+  const EncoderShape& shape() const { return shape_; }
+  int threads() const { return pool_.threads(); }
+
+  void set_stem(const StemWeights& w);
+  void set_layer(int layer, const LayerWeights& w);
+  void set_final_norm(const float* weight, const float* bias);
+
+  // out = sum over l of layer_weights[l] h_l, h_0 the embedded input, h_l the output of layer l,
+  // the last one after the final LayerNorm. A sequence's result is the same, bit for bit, for any
+  // number of threads and whatever else is in the batch. Calls from several threads take turns.
+  // Throws std::invalid_argument for lengths the positions do not reach, std::logic_error if
+  // weights are missing.
+  void encode(const std::vector<Sequence>& batch, const std::vector<float>& layer_weights);
+
+ private:
+  struct PackedLinear : Linear {
+    Buffer panel_buffer, bias_buffer, scale_buffer, start_buffer;
+  };
+  struct Layer {
+    PackedLinear q, k, v, o, fc1, fc2;
+    Buffer norm1_weight, norm1_bias, norm2_weight, norm2_bias;
+  };
+  struct Scratch {
+    Buffer mel, conv, input, input_scale, context, hidden, hidden_scale, staging;
+  };
+  struct Block {
+    int sequence, first_tile, tiles;
+  };
+
+  void pack(PackedLinear& to, Precision precision, Range range, const float* weight,
+            const float* bias, int in, int out) const;
+  void plan(const std::vector<Sequence>& batch);
+  Attention attention(int sequence, int parity, int frames) const;
+  Rows rows(Scratch& scratch, const Linear& next) const;
+
+  void run_stem(const Sequence& sequence, const Block& block, Scratch& scratch);
+  void run_layer(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
+  void project(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
+  void mix(int layer, const Sequence& sequence, const Block& block, float weight);
+
+  EncoderShape shape_;
+  const Kernels& kernels_;
+  Precision dense_, inner_;  // of the attention's projections and stem; of the feed-forward layers
+  ThreadPool pool_;
+  std::mutex mutex_;
+  int stride_;        // floats a row of the residual stream
+  int head_width_;    // padded to whole panels
+  int most_tiles_;    // in a block
+  int layers_set_ = 0;
+  bool stem_set_ = false, final_set_ = false;
+
+  PackedLinear conv1_, conv2_;
+  Buffer positions_, final_weight_, final_bias_;
+  std::vector<Layer> layers_;
+
+  std::vector<Scratch> scratch_;  // one a thread
+  std::vector<Block> blocks_;
+  std::vector<int> first_tile_;   // of each sequence
+  std::vector<int> first_panel_;  // of each sequence's keys
+  Buffer residual_, queries_, keys_[2], values_[2];
+};
+
+}  // namespace asa

@@ -1,0 +1,41 @@
+// y = x W^T + b with what follows it fused: no intermediate goes through memory twice.
+#pragma once
+
+#include "asa/attention.h"
+#include "asa/linear.h"
+
+namespace asa {
+
+// What the kernels of one instruction set lay out: rows of a tile, outputs of a panel.
+struct Geometry {
+  int rows;
+  int panel;
+};
+
+// Kernels over packed matrices. Rows past `rows` in the last tile are computed and thrown away.
+struct GemmKernels {
+  Geometry geometry;
+
+  // Packs w [out][in] and bias [out] (or null) into `to`, whose sizes and buffers are set.
+  void (*pack)(const float* w, const float* bias, const Linear& to);
+
+  // Packs float rows, `stride` floats apart (rows may overlap); reads round_up(in, kGroup) floats.
+  void (*put_rows)(const float* x, int stride, int rows, const Rows& to);
+
+  // x[row][n] += y[row][n].
+  void (*add)(const Rows& a, const Linear& w, int rows, float* x, int stride);
+
+  // x[row][n] = gelu(y[row][n]) (+ extra[row][n], if not null).
+  void (*gelu_store)(const Rows& a, const Linear& w, int rows, float* x, int stride,
+                     const float* extra, int extra_stride);
+
+  // Packs gelu(y) as the next GEMM's input; `scratch` holds tiles * rows * kGroup floats.
+  void (*gelu_put)(const Rows& a, const Linear& w, int rows, const Rows& to, float* scratch);
+
+  // Packs y where attention wants it; first_tile is the tile of row 0 within the sequence.
+  void (*queries)(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile);
+  void (*keys)(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile);
+  void (*values)(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile);
+};
+
+}  // namespace asa
