@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asa_engine.cli.options import add_command, add_json_option, positive_int
-from asa_engine.errors import DriftError
+from asa_engine.errors import DriftError, UsageError
 
 DETAILS = """\
 Opens every backend and precision that the bundle holds, each in a process of its own, compares
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the benchmarks, write both files, print the table.
 
     Raises:
+        UsageError: The place to write to is none, or there is no speech.
         DriftError: A candidate was refused; everything else has been measured and written.
     """
     from asa_engine.bench.report import write_result
@@ -89,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
     from asa_engine.bench.session import Plan, parse_variants, run_session
     from asa_engine.bench.speech import find_source
 
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise UsageError(f"{args.output} cannot be written: {failure.strerror}") from None
     plan = Plan(
         source=args.data or find_source(),
         bundle=args.bundle,

@@ -1,0 +1,238 @@
+"""What is timed. A subject lives alone in a worker process and does one pass when told to.
+
+Graders go all the way from a file on disk to its scores: the engine as its users run it, and the
+PyTorch reference used as well as we know how. Extractors turn samples into log-mels.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.audio import SAMPLE_RATE_HZ
+from asa_engine.bench.speech import read_samples, samples_in_memory
+from asa_engine.bundle import Bundle
+from asa_engine.errors import BackendError
+from asa_engine.features.log_mel import WindowedLogMel
+
+if TYPE_CHECKING:
+    from asa_engine.assessment import Assessment
+    from asa_engine.engine import Engine
+
+__all__ = [
+    "EngineGrader",
+    "Extractor",
+    "Grader",
+    "HuggingFaceLogMel",
+    "NativeLogMel",
+    "TorchReference",
+    "make_subject",
+]
+
+Mel = NDArray[np.float32]
+
+
+class Grader(ABC):
+    """Scores recordings."""
+
+    @abstractmethod
+    def scores(self, files: Sequence[Path]) -> list[dict[str, float] | None]:
+        """Return the scores of each recording; `None` where it is not scorable."""
+
+    def assess(self, files: Sequence[Path]) -> None:
+        """Do the whole way from files to scores, once."""
+        self.scores(files)
+
+    @abstractmethod
+    def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
+        """Feed a recording as a stream; return the time from its last chunk to its scores.
+
+        Args:
+            file: The recording.
+            chunk_ms: Length of a chunk.
+            paced_chunks: So many chunks before the last come at the speed of speech, so that the
+                machine is as idle, and its caches as cold, as they are for a live learner.
+        """
+
+
+class EngineGrader(Grader):
+    """The engine, with everything it does for its users: decoding, validity, receipt."""
+
+    def __init__(self, bundle: Bundle, *, backend: str, precision: str, threads: int) -> None:
+        from asa_engine.engine import Engine
+
+        self._engine: Engine = Engine(bundle, backend=backend, precision=precision, threads=threads)
+
+    def scores(self, files: Sequence[Path]) -> list[dict[str, float] | None]:
+        """Score file after file."""
+        return [_values(self._engine.assess(file)) for file in files]
+
+    def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
+        """Time the last `feed` and `finish`, seen from outside the engine."""
+        chunk = SAMPLE_RATE_HZ * chunk_ms // 1000
+        samples = samples_in_memory(file)
+        starts = range(0, samples.size, chunk)
+        with self._engine.stream(SAMPLE_RATE_HZ) as stream:
+            for index, start in enumerate(starts[:-1]):
+                if index >= len(starts) - 1 - paced_chunks:
+                    time.sleep(chunk_ms / 1e3)
+                stream.feed(samples[start : start + chunk])
+            if paced_chunks:
+                time.sleep(chunk_ms / 1e3)
+            begin = time.perf_counter()
+            stream.feed(samples[starts[-1] :])
+            stream.finish()
+            return 1e3 * (time.perf_counter() - begin)
+
+
+class TorchReference(Grader):
+    """The grader's own PyTorch module at fp32, with the engine's decoder and log-mel kernel.
+
+    It is given every advantage: `inference_mode`, the native log-mel instead of the slower
+    extractor it was trained with, no validity checks, and, with `batch` above one, windows of
+    equal length encoded together, across recordings too.
+
+    Args:
+        bundle: Where config.json and weights.safetensors are.
+        threads: PyTorch's threads.
+        batch: Most windows a call of the encoder.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int, batch: int) -> None:
+        import torch
+
+        from asa_engine.graders.acoustic.config import AcousticConfig
+        from asa_engine.graders.acoustic.model import AcousticGrader
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._config = AcousticConfig.from_dict(bundle.config)
+        self._grader: Any = AcousticGrader.load(bundle.path).eval()
+        self._batch = batch
+
+    def scores(self, files: Sequence[Path]) -> list[dict[str, float] | None]:
+        """Score recordings together: windows of all of them, longest first, in batches."""
+        windows = [(mel, i) for i, file in enumerate(files) for mel in self._log_mels(file)]
+        # Batches hold windows of one length: the encoder sees no padding, as in the engine.
+        windows.sort(key=lambda window: window[0].shape[1], reverse=True)
+        totals: list[NDArray[np.float64] | None] = [None] * len(files)
+        with self._torch.inference_mode():
+            for _, same in groupby(windows, key=lambda window: window[0].shape[1]):
+                for batch in _batches(list(same), self._batch):
+                    stats = self._encode([mel for mel, _ in batch])
+                    for (_, i), row in zip(batch, stats, strict=True):
+                        total = totals[i]
+                        totals[i] = row if total is None else total + row
+            return [None if total is None else self._head(total) for total in totals]
+
+    def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
+        """Time the whole file: the reference cannot start before the speech has ended."""
+        begin = time.perf_counter()
+        self.assess([file])
+        return 1e3 * (time.perf_counter() - begin)
+
+    def _log_mels(self, file: Path) -> Iterator[Mel]:
+        config = self._config
+        mel = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=config.window_padding == "full",
+            min_samples=config.min_window_samples,
+        )
+        yield from mel.push(read_samples(file))
+        if (last := mel.finish()) is not None:
+            yield last
+
+    def _encode(self, mels: Sequence[Mel]) -> NDArray[np.float64]:
+        stacked = self._torch.from_numpy(np.stack(mels))
+        _, stats = self._grader.encode_window(stacked)
+        pooled: NDArray[np.float64] = stats.double().numpy()
+        return pooled
+
+    def _head(self, stats: NDArray[np.float64]) -> dict[str, float]:
+        row = self._torch.from_numpy(stats.astype(np.float32)).unsqueeze(0)
+        values = self._grader.head(row).scores[0].tolist()
+        return {
+            aspect.name: min(max(value, aspect.scale_min), aspect.scale_max)
+            for aspect, value in zip(self._config.aspects, values, strict=True)
+        }
+
+
+class Extractor(ABC):
+    """Turns samples into a log-mel."""
+
+    @abstractmethod
+    def log_mel(self, samples: NDArray[np.float32]) -> Mel:
+        """Return the log-mel float32 [n_mels, n // 160] of float32 [n] at 16 kHz."""
+
+
+class NativeLogMel(Extractor):
+    """The engine's fused kernel."""
+
+    def log_mel(self, samples: NDArray[np.float32]) -> Mel:
+        """Call the kernel."""
+        from asa_engine import kernels
+
+        return kernels.log_mel(samples)
+
+
+class HuggingFaceLogMel(Extractor):
+    """`transformers.WhisperFeatureExtractor`, told not to pad, so that it does no needless work."""
+
+    def __init__(self, *, threads: int) -> None:
+        import torch
+        from transformers import WhisperFeatureExtractor
+
+        torch.set_num_threads(threads)
+        extractor: Any = WhisperFeatureExtractor
+        self._extract = extractor()
+
+    def log_mel(self, samples: NDArray[np.float32]) -> Mel:
+        """Call the extractor (its PyTorch way, which is the faster one)."""
+        features = self._extract(
+            samples, sampling_rate=SAMPLE_RATE_HZ, padding=False, return_tensors="np"
+        ).input_features[0]
+        mel: Mel = features[:, : samples.size // 160]
+        return mel
+
+
+def make_subject(kind: str, options: dict[str, Any]) -> Grader | Extractor:
+    """Make a subject from what a worker was sent.
+
+    Raises:
+        BackendError: The kind is unknown, or a library it needs is not installed.
+    """
+    options = dict(options)
+    if "bundle" in options:
+        options["bundle"] = Bundle.open(options["bundle"])
+    kinds: dict[str, type[Grader] | type[Extractor]] = {
+        "engine": EngineGrader,
+        "torch-reference": TorchReference,
+        "native-log-mel": NativeLogMel,
+        "hf-log-mel": HuggingFaceLogMel,
+    }
+    if kind not in kinds:
+        raise BackendError(f"there is nothing to time called {kind!r}")
+    try:
+        return kinds[kind](**options)
+    except ImportError as missing:
+        raise BackendError(
+            f"{missing.name} is not installed", mend="pip install 'asa-engine[bench]'"
+        ) from None
+
+
+def _values(assessment: Assessment) -> dict[str, float] | None:
+    values = {name: score.value for name, score in assessment.scores.items()}
+    return values or None
+
+
+def _batches(items: list[tuple[Mel, int]], size: int) -> Iterator[list[tuple[Mel, int]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
