@@ -16,7 +16,7 @@ PACKAGE = ROOT / "asa_engine"
 
 # Layers from the top; a module may import its own layer and those below.
 LAYERS = [
-    {"cli", "server"},
+    {"__main__", "cli", "server"},
     {"bench", "evaluation", "session", "training"},
     {"engine", "stream", "selection"},
     {"features", "backends", "graders", "validity", "vad", "assessment", "profiling"},
