@@ -35,10 +35,6 @@ class SpeechDetector:
 
     def __init__(self) -> None:
         self._session = _session()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything heard: what comes next has no history."""
         self._state = np.zeros(_STATE_SHAPE, np.float32)
 
     def probability(self, samples: NDArray[np.float32]) -> float:

@@ -35,13 +35,14 @@ SPEECH_PROBABILITY: Final = 0.5
 SPEECH_FRAMES: Final = 12  # 0.38 s
 SPEECH_SPAN_FRAMES: Final = 63  # 2 s
 
+MIN_NOISE_SAMPLES: Final = 2 * SAMPLE_RATE_HZ  # less may hold no pause to find the floor in
 NOISE_FLOOR_SHARE: Final = 0.1
 SPEECH_RANGE_DB: Final = 20.0
 NOISY_SNR_DB: Final = 12.0
 HOPELESS_SNR_DB: Final = 6.0
 
 CLIPPED_SHARE: Final = 0.001
-GROSSLY_CLIPPED_SHARE: Final = 0.1
+GROSSLY_CLIPPED_SHARE: Final = 0.2
 # Flat tops below full scale: this many times more samples in the top bins than in those below.
 FLAT_TOP_RATIO: Final = 5.0
 _TOP_BINS: Final = 2
@@ -136,13 +137,13 @@ class ValidityMonitor:
     def _judge(self, snr_db: float, clipped_share: float) -> tuple[set[str], bool]:
         reasons: set[str] = set()
         hard: set[str] = set()
-        if self._active_frames() < SPEECH_FRAMES and self._samples >= FRAME_SAMPLES:
-            hard.add("silence")
         if self._samples < MIN_DURATION_S * SAMPLE_RATE_HZ:
             hard.add("too_short")
-        elif not self._has_speech and "silence" not in hard:
+        elif self._active_frames() < SPEECH_FRAMES:
+            hard.add("silence")
+        elif not self._has_speech:
             hard.add("no_speech")
-        if self._has_speech and snr_db < NOISY_SNR_DB:
+        if self._has_speech and snr_db < NOISY_SNR_DB and self._samples >= MIN_NOISE_SAMPLES:
             (hard if snr_db < HOPELESS_SNR_DB else reasons).add("too_noisy")
         if clipped_share > CLIPPED_SHARE:
             (hard if clipped_share > GROSSLY_CLIPPED_SHARE else reasons).add("clipping")
@@ -164,21 +165,16 @@ class ValidityMonitor:
             bins = np.minimum(bins, len(self._frames_at) - 1)
             np.add.at(self._frames_at, bins, 1)
             np.add.at(self._power_at, bins, powers)
-            if not self._has_speech:
-                self._listen(levels >= ACTIVE_DBFS)
+            if not self._has_speech and levels.max() >= ACTIVE_DBFS:
+                self._listen(n_frames)
         self._segment[:CONTEXT_SAMPLES] = self._segment[n : n + CONTEXT_SAMPLES]
         self._filled = 0
 
-    def _listen(self, active: NDArray[np.bool_]) -> None:
-        """Run the detector over the segment's active frames until speech is certain."""
-        for number, is_active in enumerate(active):
-            is_speech = False
-            if is_active:
-                start = number * FRAME_SAMPLES
-                heard = self._segment[start : start + CONTEXT_SAMPLES + FRAME_SAMPLES]
-                is_speech = self._detector.probability(heard) >= SPEECH_PROBABILITY
-            else:
-                self._detector.reset()
+    def _listen(self, n_frames: int) -> None:
+        """Run the detector over the segment's frames until speech is certain."""
+        for start in range(0, n_frames * FRAME_SAMPLES, FRAME_SAMPLES):
+            frame = self._segment[start : start + CONTEXT_SAMPLES + FRAME_SAMPLES]
+            is_speech = self._detector.probability(frame) >= SPEECH_PROBABILITY
             self._recent.append(is_speech)
             self._speech_frames += is_speech
             if sum(self._recent) >= SPEECH_FRAMES:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import soundfile
 from numpy.typing import NDArray
 
@@ -176,16 +172,3 @@ def cut(samples: NDArray[Any], sizes: list[int]) -> Iterator[NDArray[Any]]:
         size = sizes[turn % len(sizes)]
         yield samples[start : start + size]
         start, turn = start + size, turn + 1
-
-
-def corpus_recordings() -> list[dict[str, Any]]:
-    """Return the speechocean762 manifest with absolute paths; skip the test where it is not."""
-    shared = Path(os.environ.get("ASA_SHARED", Path(__file__).parents[2] / "shared"))
-    folder = shared / "data" / "speechocean762"
-    if not (folder / "train.jsonl").is_file():
-        pytest.skip(f"speechocean762 is not at {folder}; set ASA_SHARED to its parent")
-    lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    for row in rows:
-        row["audio"] = str(folder / row["audio"])
-    return rows
