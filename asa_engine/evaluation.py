@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,15 +40,20 @@ class Evaluation:
     unscorable: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return n, the metrics of each aspect, and the speed, as JSON values."""
+        """Return n, the metrics of each aspect, and the speed, as JSON values.
+
+        A correlation that is undefined, as when all experts' scores are equal, is `None`.
+        """
         return {
             "n": len(self.ids),
-            "aspects": {
-                name: metrics(self.predicted[name], self.expected[name]) for name in self.predicted
-            },
+            "aspects": {name: self._metrics(name) for name in self.predicted},
             "seconds_per_audio_hour": 3600.0 * self.busy_s / self.audio_s,
             "unscorable": list(self.unscorable),
         }
+
+    def _metrics(self, aspect: str) -> dict[str, float | None]:
+        found = metrics(self.predicted[aspect], self.expected[aspect])
+        return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
 def evaluate(

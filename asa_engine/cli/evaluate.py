@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     columns = list(next(iter(found["aspects"].values())))
     print(f"{'aspect':<12}" + "".join(f"{name:>12}" for name in columns))
     for name, values in found["aspects"].items():
-        print(f"{name:<12}" + "".join(f"{values[column]:>12.4f}" for column in columns))
+        cells = (values[column] for column in columns)
+        said = ("undefined" if value is None else f"{value:.4f}" for value in cells)
+        print(f"{name:<12}" + "".join(f"{cell:>12}" for cell in said))
     print(
         f"{found['n']} recordings, {len(found['unscorable'])} left out as unscorable, "
         f"{found['seconds_per_audio_hour']:.1f} s an hour of audio "
