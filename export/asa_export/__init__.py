@@ -1,0 +1,1 @@
+"""Export of trained graders: load -> validate -> optimise -> save, gated on score drift."""

@@ -1,0 +1,232 @@
+"""int8 linear layers that hold the scores.
+
+Plain dynamic quantisation moves the encoder's frames by several percent, for two reasons, each
+with its own cure:
+
+- a few input channels are far larger than the rest and set the range of all. Every input whose
+  scale can be folded into the operation before it (a LayerNorm, or the value projection) is
+  equalised: x_k / s_k, s_k w_k with s_k = max|x_k|^a / max|w_k|^(1 - a) (SmoothQuant, Xiao et al.
+  2022, equation 4; a = 0.6);
+- rounding each weight to the nearest step ignores that inputs are correlated. The weights are
+  rounded one input channel after another, each error being spread over the channels still to
+  come so that the outputs stay (GPTQ, Frantar et al. 2022, algorithm 1).
+
+Weights are int8 with one scale an output channel; activations uint8 with one range a call, found
+while it runs, so one window is one call and no window depends on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_export.graph import MICROSOFT, Graph
+from asa_export.onnx import LAYER_NORM_EPSILON, FloatLinears, encoder_model, has_bias
+from asa_export.weights import Weights
+
+__all__ = ["Calibration", "Int8Linears", "LinearInputs", "calibrate", "round_to_int8"]
+
+SMOOTHING = 0.6
+DAMPING = 0.01
+INT8_MAX = 127
+_BLOCK = 128
+_PROBE_NAME = "calibration.onnx"
+_TINY = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class LinearInputs:
+    """What calibration saw at the input of one linear layer.
+
+    Attributes:
+        largest: Largest magnitude of each channel, float32 [K].
+        moment: Sum of x x^T over all rows, float64 [K, K].
+    """
+
+    largest: NDArray[np.float32]
+    moment: NDArray[np.float64]
+
+
+Calibration = Mapping[str, LinearInputs]
+"""Name of a linear layer (the first of those that share an input) -> its inputs."""
+
+
+class _Probe(FloatLinears):
+    """float32 layers whose inputs are outputs of the graph."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
+        self.names.append(names[0])
+        graph.output(x, names[0], ["rows", "channels"])
+        return super().apply(graph, x, names)
+
+
+def calibrate(
+    config: AcousticConfig, weights: Weights, mels: Iterable[NDArray[np.float32]]
+) -> Calibration:
+    """Run the float32 encoder on windows and describe the inputs of its linear layers.
+
+    The probing graph is written beside the weights for as long as it is needed.
+
+    Args:
+        config: The grader's configuration.
+        weights: Its tensors, in a folder that may be written to.
+        mels: Log-mel windows, float32 [n_mels, T].
+    """
+    import onnxruntime as ort
+
+    probe = _Probe()
+    path = weights.path.with_name(_PROBE_NAME)
+    try:
+        onnx.save(encoder_model(config, weights, probe), path)
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    finally:
+        path.unlink(missing_ok=True)
+    found: dict[str, LinearInputs] = {}
+    for mel in mels:
+        outputs = session.run(probe.names, {"mel": mel[np.newaxis]})
+        for name, x in zip(probe.names, outputs, strict=True):
+            largest, moment = np.abs(x).max(axis=0), (x.T @ x).astype(np.float64)
+            if name in found:
+                largest = np.maximum(largest, found[name].largest)
+                moment += found[name].moment
+            found[name] = LinearInputs(largest, moment)
+    return found
+
+
+def round_to_int8(
+    weight: NDArray[np.float64], moment: NDArray[np.float64]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a weight matrix so that its outputs change least on inputs of this second moment.
+
+    Args:
+        weight: float64 [K, N].
+        moment: Sum of x x^T over calibration rows, float64 [K, K].
+
+    Returns:
+        int8 [K, N] and the scale of each column, float32 [N].
+    """
+    scale = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny) / INT8_MAX
+    scale = scale.astype(np.float32).astype(np.float64)
+    power = np.diag(moment)
+    damped = moment + np.eye(len(moment)) * max(DAMPING * power.mean(), _TINY)
+    # Largest channels first: their errors can still be made good by all the others.
+    order = np.argsort(-power, kind="stable")
+    rest = weight[order].copy()
+    factor = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    rounded = np.empty_like(rest)
+    for start in range(0, len(rest), _BLOCK):
+        stop = min(start + _BLOCK, len(rest))
+        errors = np.empty((stop - start, rest.shape[1]))
+        for k in range(start, stop):
+            rounded[k] = np.clip(np.round(rest[k] / scale), -INT8_MAX, INT8_MAX)
+            error = (rest[k] - rounded[k] * scale) / factor[k, k]
+            rest[k + 1 : stop] -= np.outer(factor[k, k + 1 : stop], error)
+            errors[k - start] = error
+        rest[stop:] -= factor[start:stop, stop:].T @ errors
+    result = np.empty(weight.shape, dtype=np.int8)
+    result[order] = rounded.astype(np.int8)
+    return result, scale.astype(np.float32)
+
+
+class Int8Linears:
+    """Linear layers in int8; see the module docstring.
+
+    Args:
+        config: The grader's configuration.
+        weights: Its tensors.
+        calibration: What `calibrate` returned.
+    """
+
+    def __init__(self, config: AcousticConfig, weights: Weights, calibration: Calibration) -> None:
+        self._weights = weights
+        self._calibration = calibration
+        self._norm_divisors: dict[str, NDArray[np.float64]] = {}
+        self._input_divisors: dict[str, NDArray[np.float64]] = {}
+        self._output_divisors: dict[str, NDArray[np.float64]] = {}
+        for index in range(config.encoder.layers):
+            layer = f"encoder.layers.{index}"
+            attention = f"{layer}.self_attn"
+            projections = tuple(f"{attention}.{part}_proj" for part in "qkv")
+            self._norm_divisors[f"{attention}_layer_norm"] = self._equalise(projections)
+            self._norm_divisors[f"{layer}.final_layer_norm"] = self._equalise((f"{layer}.fc1",))
+            # Attention averages values over time, channel by channel: a value's scale passes
+            # through it unchanged.
+            divisors = self._equalise((f"{attention}.out_proj",))
+            self._output_divisors[f"{attention}.v_proj"] = divisors
+
+    def layer_norm(self, graph: Graph, x: str, name: str) -> str:
+        """Normalise rows, with the divisors of the next layer folded into scale and shift."""
+        divisors = self._norm_divisors[name]
+        scale = self._weights.array(f"{name}.weight") / divisors
+        shift = self._weights.array(f"{name}.bias") / divisors
+        return graph.op(
+            "LayerNormalization",
+            x,
+            graph.constant(scale),
+            graph.constant(shift),
+            axis=-1,
+            epsilon=LAYER_NORM_EPSILON,
+        )
+
+    def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
+        """Quantise the rows once, then one integer product for each layer."""
+        moment = self._calibration[names[0]].moment
+        divisors = self._input_divisors.get(names[0])
+        matrices = [self._matrix(name) for name in names]
+        stacked = np.concatenate(matrices, axis=1)
+        if divisors is not None:
+            stacked *= divisors[:, None]
+            moment = moment / np.outer(divisors, divisors)
+        rounded, scales = round_to_int8(stacked, moment)
+        row, row_scale, row_zero = graph.ops("DynamicQuantizeLinear", x, outputs=3)
+        results, start = [], 0
+        for name, matrix in zip(names, matrices, strict=True):
+            part = slice(start, start := start + matrix.shape[1])
+            bias = self._bias(name)
+            results.append(
+                graph.op(
+                    "MatMulIntegerToFloat",
+                    row,
+                    graph.constant(rounded[:, part], np.int8),
+                    row_scale,
+                    graph.constant(scales[part]),
+                    row_zero,
+                    graph.constant(np.zeros(matrix.shape[1]), np.int8),
+                    *(() if bias is None else (graph.constant(bias),)),
+                    domain=MICROSOFT,
+                )
+            )
+        return results
+
+    def _equalise(self, names: tuple[str, ...]) -> NDArray[np.float64]:
+        """Return the divisors of an input's channels, geometric mean 1."""
+        inputs = np.maximum(self._calibration[names[0]].largest.astype(np.float64), _TINY)
+        stacked = np.concatenate([self._matrix(name) for name in names], axis=1)
+        weights = np.maximum(np.abs(stacked).max(axis=1), _TINY)
+        logarithm = SMOOTHING * np.log(inputs) - (1 - SMOOTHING) * np.log(weights)
+        divisors: NDArray[np.float64] = np.exp(logarithm - logarithm.mean())
+        self._input_divisors[names[0]] = divisors
+        return divisors
+
+    def _matrix(self, name: str) -> NDArray[np.float64]:
+        """Return the weight as [K, N], its outputs divided where the next layer wants it."""
+        weight = self._weights.array(f"{name}.weight").astype(np.float64)
+        if weight.ndim == 3:
+            return weight.transpose(2, 1, 0).reshape(-1, len(weight))
+        divisors = self._output_divisors.get(name)
+        return weight.T.copy() if divisors is None else weight.T / divisors
+
+    def _bias(self, name: str) -> NDArray[np.float64] | None:
+        if not has_bias(self._weights, name):
+            return None
+        bias = self._weights.array(f"{name}.bias").astype(np.float64)
+        divisors = self._output_divisors.get(name)
+        return bias if divisors is None else bias / divisors
