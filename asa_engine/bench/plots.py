@@ -11,9 +11,9 @@ __all__ = ["Bar", "bar_chart"]
 
 _WIDTH = 900
 _LABEL_WIDTH = 300
-_VALUE_WIDTH = 130
+_VALUE_WIDTH = 170
 _ROW_HEIGHT = 46
-_TOP = 8
+_TOP = 20
 _AXIS_HEIGHT = 26
 _DOT_ROWS = 5
 
@@ -78,9 +78,9 @@ def bar_chart(
         parts.append(_bar(bar, _TOP + _ROW_HEIGHT * index, x))
     if line is not None:
         parts.append(
-            f'<line class="target" x1="{x(line):.1f}" x2="{x(line):.1f}" y1="{_TOP}" '
+            f'<line class="target" x1="{x(line):.1f}" x2="{x(line):.1f}" y1="{_TOP - 6}" '
             f'y2="{bottom}"/><text class="target-text" x="{x(line) + 5:.1f}" '
-            f'y="{bottom - 6}">{escape(line_text)}</text>'
+            f'y="{_TOP - 6}">{escape(line_text)}</text>'
         )
     return "".join([*parts, "</svg>"])
 
