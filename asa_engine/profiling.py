@@ -1,12 +1,61 @@
-"""Per-stage timings: named scopes that add up."""
+"""Per-stage timings: named scopes that add up, and spans for whoever records them."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
-__all__ = ["StageClock"]
+__all__ = ["Recorder", "Span", "StageClock", "operator_trace_folder", "recording"]
+
+
+class Span(NamedTuple):
+    """One scope that has ended.
+
+    Attributes:
+        stage: Name of the stage.
+        start_s: When it began, by `time.perf_counter`.
+        end_s: When it ended.
+        own_ms: Its length less that of the scopes inside it.
+        args: What the scope was given to say of itself, e.g. its number of frames.
+    """
+
+    stage: str
+    start_s: float
+    end_s: float
+    own_ms: float
+    args: Mapping[str, int]
+
+
+Recorder: TypeAlias = Callable[[Span], None]
+
+_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+_operator_traces: ContextVar[Path | None] = ContextVar("operator_traces", default=None)
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder, *, operator_traces: Path | None = None) -> Iterator[None]:
+    """Let every `StageClock` made in the block, by this thread, report its spans.
+
+    Args:
+        recorder: Called when a scope ends, on the thread it ran on.
+        operator_traces: Folder for the operator traces of backends opened in the block, from
+            those that can write them.
+    """
+    tokens = _recorder.set(recorder), _operator_traces.set(operator_traces)
+    try:
+        yield
+    finally:
+        _recorder.reset(tokens[0])
+        _operator_traces.reset(tokens[1])
+
+
+def operator_trace_folder() -> Path | None:
+    """Return where a backend opened now should write its operator trace; mostly `None`."""
+    return _operator_traces.get()
 
 
 class StageClock:
@@ -19,19 +68,23 @@ class StageClock:
     def __init__(self) -> None:
         self._totals_ms: dict[str, float] = {}
         self._inner_ms = [0.0]
+        self._recorder = _recorder.get()
 
     @contextlib.contextmanager
-    def scope(self, stage: str) -> Iterator[None]:
-        """Add the block's own time to `stage`."""
+    def scope(self, stage: str, **args: int) -> Iterator[None]:
+        """Add the block's own time to `stage`; `args` go into the span, if it is recorded."""
         self._inner_ms.append(0.0)
         start = time.perf_counter()
         try:
             yield
         finally:
-            took = 1e3 * (time.perf_counter() - start)
-            inner = self._inner_ms.pop()
+            end = time.perf_counter()
+            took = 1e3 * (end - start)
+            own = took - self._inner_ms.pop()
             self._inner_ms[-1] += took
-            self._totals_ms[stage] = self.total_ms(stage) + took - inner
+            self._totals_ms[stage] = self.total_ms(stage) + own
+            if self._recorder is not None:
+                self._recorder(Span(stage, start, end, own, args))
 
     def total_ms(self, stage: str) -> float:
         """Return the milliseconds spent in `stage` so far."""

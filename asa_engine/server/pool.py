@@ -1,0 +1,159 @@
+"""Worker threads with an engine each; the recordings open on one take turns on it.
+
+Threads, not processes: decoding, resampling, the kernels and ONNX Runtime release the interpreter
+lock, one process is simpler to run and to stop, and its metrics are all in one place. An engine is
+not thread-safe, so each thread has its own and a recording stays with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import TypeVar
+
+from asa_engine.engine import Engine
+from asa_engine.errors import AsaError
+from asa_engine.server.jobs import Job
+from asa_engine.server.metrics import Metrics
+from asa_engine.server.refusal import Full, Stopping
+
+__all__ = ["Pool"]
+
+JOIN_S = 5.0
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+class _Worker(threading.Thread):
+    """A thread that gives every job in its queue a turn, first come first served."""
+
+    def __init__(self, number: int, load: Callable[[], Engine]) -> None:
+        # A daemon: an engine call that hangs must not keep the process from ending.
+        super().__init__(name=f"asa-worker-{number}", daemon=True)
+        self.jobs = 0
+        self.loaded = threading.Event()
+        self.engine: Engine | None = None
+        self.failure: BaseException | None = None
+        self._load = load
+        self._ready: SimpleQueue[Job | None] = SimpleQueue()
+
+    def queue(self, job: Job | None) -> None:
+        """Give the job a turn after those that wait already; `None` ends the thread."""
+        self._ready.put(job)
+
+    def run(self) -> None:
+        """Load the engine here: some backends keep their thread count by thread."""
+        try:
+            engine = self.engine = self._load()
+        except BaseException as failure:
+            self.failure = failure
+            return
+        finally:
+            self.loaded.set()
+        while (job := self._ready.get()) is not None:
+            if job.turn(engine):
+                self._ready.put(job)
+
+
+class Pool:
+    """Places for recordings on worker threads.
+
+    All methods but `start` and `stop` are for the event loop's thread.
+
+    Args:
+        load: Makes an engine; called once on every worker's thread.
+        workers: Number of worker threads.
+        max_jobs: Recordings that may be open at once.
+        metrics: Where ended recordings are counted.
+
+    Attributes:
+        draining: No more recordings are admitted.
+    """
+
+    def __init__(
+        self, load: Callable[[], Engine], *, workers: int, max_jobs: int, metrics: Metrics
+    ) -> None:
+        self.draining = False
+        self._workers = [_Worker(number, load) for number in range(workers)]
+        self._max_jobs = max_jobs
+        self._metrics = metrics
+        self._open: dict[Job, _Worker] = {}
+        self._released = asyncio.Event()
+
+    def start(self) -> None:
+        """Start every worker and wait until its engine is loaded.
+
+        Raises:
+            AsaError: An engine cannot be loaded.
+        """
+        for worker in self._workers:
+            worker.start()
+        for worker in self._workers:
+            worker.loaded.wait()
+            if worker.failure is not None:
+                self.stop()
+                raise worker.failure
+
+    def stop(self) -> None:
+        """End the workers; recordings that are still open get no more turns."""
+        for worker in self._workers:
+            worker.queue(None)
+        for worker in self._workers:
+            worker.join(JOIN_S)
+
+    @property
+    def engine(self) -> Engine:
+        """One of the engines, to read its description from; all are alike."""
+        engine = self._workers[0].engine
+        assert engine is not None, "the pool is not started"
+        return engine
+
+    @property
+    def open_jobs(self) -> dict[str, int]:
+        """Recordings open now, by kind."""
+        return {"stream": 0, "upload": 0, **Counter(job.kind for job in self._open)}
+
+    @contextlib.contextmanager
+    def admit(self, job: AnyJob) -> Iterator[AnyJob]:
+        """Give a recording a place on the worker that has fewest, for the block.
+
+        Raises:
+            Full: Every place is taken.
+            Stopping: The server is shutting down.
+        """
+        if self.draining:
+            raise Stopping
+        if len(self._open) >= self._max_jobs:
+            self._metrics.ended(job.kind, "refused")
+            raise Full
+        worker = min(self._workers, key=lambda each: each.jobs)
+        worker.jobs += 1
+        self._open[job] = worker
+        job.assign(worker.queue)
+        try:
+            yield job
+        except AsaError:
+            job.outcome = "failed"
+            raise
+        finally:
+            job.close()
+            worker.jobs -= 1
+            del self._open[job]
+            self._metrics.ended(job.kind, job.outcome)
+            self._released.set()
+
+    async def drain(self) -> None:
+        """Admit no more, and wait until no recording is open."""
+        self.draining = True
+        while self._open:
+            self._released.clear()
+            await self._released.wait()
+
+    def dismiss(self) -> None:
+        """Tell every open recording that the server stops."""
+        for job in self._open:
+            job.post(Stopping())
