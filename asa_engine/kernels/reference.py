@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["log_mel", "mel_filters"]
+from asa_engine.nn.config import WhisperEncoderConfig
+
+__all__ = ["attend", "encode", "gelu", "layer_norm", "log_mel", "mel_filters", "pool"]
+
+Array = NDArray[np.float64]
 
 SAMPLE_RATE = 16_000
 N_FFT = 400
@@ -36,5 +43,86 @@ def log_mel(samples: NDArray[np.float32], n_mels: int = 80) -> NDArray[np.float3
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
     power = np.abs(np.fft.rfft(frames[: len(samples) // HOP] * hann)) ** 2
     log_power = np.log10(np.maximum(power @ mel_filters(n_mels), 1e-10)).T
-    floored = np.maximum(log_power, log_power.max() - 8)
+    floored: NDArray[np.float64] = np.maximum(log_power, log_power.max() - 8)
     return ((floored + 4) / 4).astype(np.float32)
+
+
+def gelu(x: Array) -> Array:
+    """Return x (1 + erf(x / sqrt 2)) / 2."""
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+    result: Array = x / 2 * (1 + erf(x / math.sqrt(2)))
+    return result
+
+
+def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
+    """Normalise the last axis; epsilon 1e-5."""
+    centred = x - x.mean(-1, keepdims=True)
+    result: Array = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
+    return result
+
+
+def convolve(x: Array, weight: Array, bias: Array, stride: int) -> Array:
+    """Convolve [T, C] with [D, C, 3], one zero frame on either side: [ceil(T / stride), D]."""
+    padded = np.pad(x, ((1, 1), (0, 0)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=0)[::stride]
+    result: Array = np.einsum("tck,dck->td", frames, weight) + bias
+    return result
+
+
+def attend(q: Array, k: Array, v: Array, heads: int) -> Array:
+    """Return softmax(q k^T / sqrt(width of a head)) v, head by head, [T, D]."""
+    width = q.shape[1] // heads
+    out = np.empty_like(v)
+    for head in (slice(i * width, (i + 1) * width) for i in range(heads)):
+        score = q[:, head] @ k[:, head].T / math.sqrt(width)
+        weight = np.exp(score - score.max(1, keepdims=True))
+        out[:, head] = weight / weight.sum(1, keepdims=True) @ v[:, head]
+    return out
+
+
+def encode(
+    config: WhisperEncoderConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    mel: NDArray[np.float32],
+) -> list[Array]:
+    """Encode one log-mel window with Whisper's encoder (Radford et al. 2022, section 2.2).
+
+    Args:
+        config: The encoder's shape.
+        tensors: Its weights by Hugging Face's names.
+        mel: [n_mels, T].
+
+    Returns:
+        `layers + 1` arrays [ceil(T / 2), d_model]: the embedded input, then each layer's output,
+        the last one after the closing LayerNorm.
+    """
+
+    def weights(name: str) -> tuple[Array, Array]:
+        weight = tensors[f"{name}.weight"].astype(np.float64)
+        return weight, tensors.get(f"{name}.bias", np.zeros(len(weight))).astype(np.float64)
+
+    def linear(name: str, x: Array) -> Array:
+        weight, bias = weights(name)
+        result: Array = x @ weight.T + bias
+        return result
+
+    x = gelu(convolve(mel.T.astype(np.float64), *weights("conv1"), stride=1))
+    x = gelu(convolve(x, *weights("conv2"), stride=2))
+    x = x + tensors["embed_positions.weight"][: len(x)]
+    outputs = [x]
+    for layer in (f"layers.{i}" for i in range(config.layers)):
+        y = layer_norm(x, *weights(f"{layer}.self_attn_layer_norm"))
+        q, k, v = (linear(f"{layer}.self_attn.{name}_proj", y) for name in "qkv")
+        x = x + linear(f"{layer}.self_attn.out_proj", attend(q, k, v, config.heads))
+        y = layer_norm(x, *weights(f"{layer}.final_layer_norm"))
+        x = x + linear(f"{layer}.fc2", gelu(linear(f"{layer}.fc1", y)))
+        outputs.append(x)
+    outputs[-1] = layer_norm(x, *weights("layer_norm"))
+    return outputs
+
+
+def pool(frames: Array, weight: Array, bias: Array) -> Array:
+    """Sum frames for the head; see `asa_engine.kernels.encoder.pool`."""
+    w = np.exp(4 * np.tanh((frames @ weight.T + bias) / 4))
+    sums = (frames.sum(0), (frames**2).sum(0), w.sum(0), (w.T @ frames).ravel())
+    return np.concatenate([[len(frames)], *sums])

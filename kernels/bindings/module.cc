@@ -1,7 +1,6 @@
 // Names, types and documentation only: the work is in asa_kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -60,15 +59,15 @@ std::vector<const float*> pointers(const std::vector<Weights>& tensors,
 void set_stem(asa::Encoder& self, const std::vector<Weights>& tensors) {
   const auto& s = self.shape();
   const size_t width = s.width, mels = s.mels, positions = s.positions;
-  const auto p = pointers(
-      tensors, {width * mels * 3, width, width * width * 3, width, positions * width});
+  const auto p =
+      pointers(tensors, {width * mels * 3, width, width * width * 3, width, positions * width});
   self.set_stem({p[0], p[1], p[2], p[3], p[4]});
 }
 
 void set_layer(asa::Encoder& self, int layer, const std::vector<Weights>& tensors) {
   const size_t d = self.shape().width, inner = self.shape().inner;
-  const auto p = pointers(tensors, {d, d, d * d, d, d * d, d * d, d, d * d, d, d, d, d * inner,
-                                    inner, inner * d, d});
+  const auto p = pointers(
+      tensors, {d, d, d * d, d, d * d, d * d, d, d * d, d, d, d, d * inner, inner, inner * d, d});
   self.set_layer(layer, {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11],
                          p[12], p[13], p[14]});
 }
@@ -80,8 +79,7 @@ std::vector<Matrix> encode(asa::Encoder& self, const std::vector<Mel>& mels,
   for (const Mel& mel : mels) {
     if (mel.shape(0) != static_cast<size_t>(self.shape().mels)) {
       throw std::invalid_argument("mel has " + std::to_string(mel.shape(0)) +
-                                  " bins; this encoder takes " +
-                                  std::to_string(self.shape().mels));
+                                  " bins; this encoder takes " + std::to_string(self.shape().mels));
     }
     const size_t most = 2 * static_cast<size_t>(self.shape().positions);
     if (mel.shape(1) < 1 || mel.shape(1) > most) {
@@ -97,6 +95,27 @@ std::vector<Matrix> encode(asa::Encoder& self, const std::vector<Mel>& mels,
   nb::gil_scoped_release release;
   self.encode(batch, layer_weights);
   return outputs;
+}
+
+nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig> pool(Mel frames, Mel weight,
+                                                              Samples bias) {
+  const size_t width = frames.shape(1), heads = weight.shape(0);
+  if (frames.shape(0) < 1 || frames.shape(0) > (size_t{1} << 24)) {
+    throw std::invalid_argument("frames must be [T, D] with T from 1 to 2^24");
+  }
+  if (weight.shape(1) != width || bias.size() != heads) {
+    throw std::invalid_argument("attention weight must be [H, D] and bias [H]");
+  }
+  const size_t size = 1 + 2 * width + heads * (1 + width);
+  float* stats = new float[size];
+  nb::capsule owner(stats, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  {
+    nb::gil_scoped_release release;
+    asa::kernels().pool.pool(frames.data(), static_cast<int>(frames.shape(0)),
+                             static_cast<int>(width), weight.data(), bias.data(),
+                             static_cast<int>(heads), stats);
+  }
+  return {stats, {size}, owner};
 }
 
 }  // namespace
@@ -117,6 +136,7 @@ NB_MODULE(_kernels, m) {
         return close_window(window);
       },
       "samples"_a.noconvert(), "n_mels"_a);
+  m.def("pool", &pool, "frames"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert());
   nb::class_<asa::LogMelWindow>(m, "LogMelWindow")
       .def(nb::init<int, size_t>(), "n_mels"_a, "window_samples"_a)
       .def_prop_ro("n_mels", &asa::LogMelWindow::n_mels)
@@ -144,12 +164,13 @@ NB_MODULE(_kernels, m) {
       .def_prop_ro("threads", &asa::Encoder::threads)
       .def("set_stem", &set_stem, "tensors"_a)
       .def("set_layer", &set_layer, "layer"_a, "tensors"_a)
-      .def("set_final_norm",
-           [](asa::Encoder& self, const std::vector<Weights>& tensors) {
-             const size_t width = self.shape().width;
-             const auto p = pointers(tensors, {width, width});
-             self.set_final_norm(p[0], p[1]);
-           },
-           "tensors"_a)
+      .def(
+          "set_final_norm",
+          [](asa::Encoder& self, const std::vector<Weights>& tensors) {
+            const size_t width = self.shape().width;
+            const auto p = pointers(tensors, {width, width});
+            self.set_final_norm(p[0], p[1]);
+          },
+          "tensors"_a)
       .def("encode", &encode, "mels"_a, "layer_weights"_a);
 }

@@ -9,8 +9,8 @@
 namespace asa::ASA_ISA {
 namespace {
 
-constexpr int kBlockChunks = 8;      // keys of a block fill so many chunks of weights
-constexpr float kTooLarge = 1e33f;   // 2^110: a sum of weights beyond it may have overflowed
+constexpr int kBlockChunks = 8;     // keys of a block fill so many chunks of weights
+constexpr float kTooLarge = 1e33f;  // 2^110: a sum of weights beyond it may have overflowed
 constexpr float kLowestScore = -1e30f;
 
 ASA_INLINE vi lane_index() {

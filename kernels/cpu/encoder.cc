@@ -16,7 +16,7 @@
 namespace asa {
 namespace {
 
-constexpr int kKernel = 3;                   // width of both convolutions
+constexpr int kKernel = 3;                    // width of both convolutions
 constexpr std::size_t kHiddenBytes = 400000;  // of a block's hidden rows: they should stay in L2
 
 Buffer copy_of(const float* from, std::size_t count, std::size_t room) {
@@ -58,13 +58,11 @@ Encoder::Encoder(const EncoderShape& shape, Precision precision, int threads)
   }
   const bool has_bf16 = std::strcmp(kernels_.isa, "avx512_bf16") == 0;
   inner_ = precision;
-  dense_ = precision != Precision::int8 ? precision
-           : has_bf16                   ? Precision::bf16
-                                        : Precision::fp32;
+  dense_ = precision != Precision::int8 ? precision : has_bf16 ? Precision::bf16 : Precision::fp32;
   stride_ = round_up(shape.width, kGroup);
   head_width_ = round_up(shape.width / shape.heads, kernels_.gemm.geometry.panel);
-  const std::size_t tile_bytes = sizeof(float) * kernels_.gemm.geometry.rows *
-                                 words_of(inner_, round_up(shape.inner, kGroup));
+  const std::size_t tile_bytes =
+      sizeof(float) * kernels_.gemm.geometry.rows * words_of(inner_, round_up(shape.inner, kGroup));
   most_tiles_ = static_cast<int>(std::clamp<std::size_t>(kHiddenBytes / tile_bytes, 1, 8));
   layers_.resize(shape.layers);
   scratch_.resize(threads);
@@ -123,7 +121,8 @@ void Encoder::set_stem(const StemWeights& w) {
 }
 
 void Encoder::set_layer(int index, const LayerWeights& w) {
-  if (index != layers_set_ || index >= shape_.layers) throw std::logic_error("layers are set in order, once");
+  if (index != layers_set_ || index >= shape_.layers)
+    throw std::logic_error("layers are set in order, once");
   const int width = shape_.width, heads = shape_.heads;
   const int real = width / heads, all = heads * head_width_;
   // Heads padded to whole panels, in the outputs of q, k and v and in the inputs of o.
@@ -184,6 +183,7 @@ void Encoder::encode(const std::vector<Sequence>& batch, const std::vector<float
                                   std::to_string(2 * shape_.positions));
     }
   }
+  if (batch.empty()) return;
   plan(batch);
   for (const Sequence& sequence : batch) {
     std::memset(sequence.out, 0,
@@ -243,11 +243,10 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
   for (Scratch& scratch : scratch_) {
     scratch.mel.reserve((conv_rows + 2) * shape_.mels + 2 * kGroup);
     scratch.conv.reserve(conv_rows * stride_);
-    scratch.input.reserve(
-        std::max({conv_rows * words(dense_, kKernel * shape_.mels),
-                  block_rows * words(dense_, kKernel * stride_),
-                  block_rows * words(dense_, static_cast<int>(all)),
-                  block_rows * words(inner_, shape_.width)}));
+    scratch.input.reserve(std::max({conv_rows * words(dense_, kKernel * shape_.mels),
+                                    block_rows * words(dense_, kKernel * stride_),
+                                    block_rows * words(dense_, static_cast<int>(all)),
+                                    block_rows * words(inner_, shape_.width)}));
     scratch.input_scale.reserve(block_rows * chunks_of(inner_, shape_.width));
     scratch.context.reserve(block_rows * all + kGroup);
     scratch.hidden.reserve(block_rows * words(inner_, shape_.inner));
@@ -258,7 +257,8 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
 
 Attention Encoder::attention(int sequence, int parity, int frames) const {
   const int rows = kernels_.gemm.geometry.rows, panel = kernels_.gemm.geometry.panel;
-  const int per_word = inputs_per_word(dense_), panels = first_panel_[sequence + 1] - first_panel_[sequence];
+  const int per_word = inputs_per_word(dense_),
+            panels = first_panel_[sequence + 1] - first_panel_[sequence];
   const std::size_t before = static_cast<std::size_t>(first_panel_[sequence]) * panel *
                              shape_.heads * head_width_ / per_word;
   return {.precision = dense_,
@@ -316,8 +316,7 @@ void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& sc
               sizeof(float) * (count - valid) * stride_);
 }
 
-void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
-                        Scratch& scratch) {
+void Encoder::run_layer(int index, const Sequence& sequence, const Block& block, Scratch& scratch) {
   const Layer& layer = layers_[index];
   const int tile_rows = kernels_.gemm.geometry.rows, count = block.tiles * tile_rows;
   float* x = residual_.floats() +
@@ -328,10 +327,9 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   float* context = scratch.context.floats();
   for (int head = 0; head < shape_.heads; ++head) {
     for (int t = 0; t < block.tiles; ++t) {
-      kernels_.attention.attend(view, block.first_tile + t, head,
-                                context + static_cast<std::size_t>(t) * tile_rows * all +
-                                    head * head_width_,
-                                all);
+      kernels_.attention.attend(
+          view, block.first_tile + t, head,
+          context + static_cast<std::size_t>(t) * tile_rows * all + head * head_width_, all);
     }
   }
   Rows input = rows(scratch, layer.o);
@@ -339,8 +337,8 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   kernels_.gemm.add(input, layer.o, count, x, stride_);
 
   input = rows(scratch, layer.fc1);
-  kernels_.layer_norm.put(x, stride_, count, layer.norm2_weight.floats(),
-                          layer.norm2_bias.floats(), input, scratch.staging.floats());
+  kernels_.layer_norm.put(x, stride_, count, layer.norm2_weight.floats(), layer.norm2_bias.floats(),
+                          input, scratch.staging.floats());
   const Rows hidden = {layer.fc2.precision, layer.fc2.range, layer.fc2.in, scratch.hidden.ints(),
                        scratch.hidden_scale.floats()};
   kernels_.gemm.gelu_put(input, layer.fc1, count, hidden, scratch.staging.floats());
@@ -355,8 +353,8 @@ void Encoder::project(int index, const Sequence& sequence, const Block& block, S
                        tile_rows * stride_;
   const Attention view = attention(block.sequence, index % 2, sequence.frames());
   const Rows input = rows(scratch, layer.q);
-  kernels_.layer_norm.put(x, stride_, count, layer.norm1_weight.floats(),
-                          layer.norm1_bias.floats(), input, scratch.staging.floats());
+  kernels_.layer_norm.put(x, stride_, count, layer.norm1_weight.floats(), layer.norm1_bias.floats(),
+                          input, scratch.staging.floats());
   kernels_.gemm.queries(input, layer.q, count, view, block.first_tile);
   kernels_.gemm.keys(input, layer.k, count, view, block.first_tile);
   kernels_.gemm.values(input, layer.v, count, view, block.first_tile);

@@ -10,10 +10,15 @@ void log_mel_block(const LogMelPlan&, const float*, int, float*, int);
 GemmKernels gemm_kernels();
 LayerNormKernels layer_norm_kernels();
 AttentionKernels attention_kernels();
+PoolKernels pool_kernels();
 
-Kernels table() { return {.isa = ASA_NAME(ASA_ISA), .log_mel_block = log_mel_block,
+Kernels table() {
+  return {.isa = ASA_NAME(ASA_ISA),
+          .log_mel_block = log_mel_block,
           .gemm = gemm_kernels(),
           .layer_norm = layer_norm_kernels(),
-          .attention = attention_kernels()}; }
+          .attention = attention_kernels(),
+          .pool = pool_kernels()};
+}
 
 }  // namespace asa::ASA_ISA

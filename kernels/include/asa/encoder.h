@@ -50,7 +50,7 @@ struct LayerWeights {
 struct Sequence {
   const float* mel;  // [mels][mel_frames]
   int mel_frames;
-  float* out;        // [frames()][width]
+  float* out;  // [frames()][width]
 
   int frames() const { return (mel_frames + 1) / 2; }
 };
@@ -108,9 +108,9 @@ class Encoder {
   Precision dense_, inner_;  // of the attention's projections and stem; of the feed-forward layers
   ThreadPool pool_;
   std::mutex mutex_;
-  int stride_;        // floats a row of the residual stream
-  int head_width_;    // padded to whole panels
-  int most_tiles_;    // in a block
+  int stride_;      // floats a row of the residual stream
+  int head_width_;  // padded to whole panels
+  int most_tiles_;  // in a block
   int layers_set_ = 0;
   bool stem_set_ = false, final_set_ = false;
 

@@ -5,6 +5,7 @@
 #include "asa/gemm.h"
 #include "asa/layer_norm.h"
 #include "asa/log_mel.h"
+#include "asa/pool.h"
 
 namespace asa {
 
@@ -15,6 +16,7 @@ struct Kernels {
   GemmKernels gemm;
   LayerNormKernels layer_norm;
   AttentionKernels attention;
+  PoolKernels pool;
 };
 
 // Kernels of the best instruction set this CPU has, or of the one ASA_CPU_ISA names.

@@ -27,7 +27,8 @@ inline constexpr int chunks_of(Precision precision, int inputs) {
 }
 inline constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-// How int8 inputs are stored: signed values as byte - 128, values of GELU as byte + kGeluFloor / scale.
+// How int8 inputs are stored: signed values as byte - 128, values of GELU as byte + kGeluFloor /
+// scale.
 enum class Range { symmetric, gelu };
 
 // Weights of one linear layer. Int8: one scale an output and group, accumulators are int32 over one
@@ -36,11 +37,11 @@ struct Linear {
   Precision precision = Precision::fp32;
   Range range = Range::symmetric;
   int in = 0;
-  int out = 0;                      // a multiple of nr; outputs past the real ones are zero
-  int32_t* panels = nullptr;        // [out / nr][words][nr]
-  float* bias = nullptr;            // [out]
-  float* scale = nullptr;           // int8: [groups][out]
-  int32_t* start = nullptr;         // int8: [groups][out], what the accumulators start from
+  int out = 0;                // a multiple of nr; outputs past the real ones are zero
+  int32_t* panels = nullptr;  // [out / nr][words][nr]
+  float* bias = nullptr;      // [out]
+  float* scale = nullptr;     // int8: [groups][out]
+  int32_t* start = nullptr;   // int8: [groups][out], what the accumulators start from
 };
 
 // Rows of activations, as a GEMM reads them.

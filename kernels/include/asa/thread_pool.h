@@ -26,8 +26,9 @@ class ThreadPool {
   // when all are done. Not to be called by two threads at once; work must not throw.
   template <class Work>
   void run(int tasks, Work&& work) {
-    run_erased(tasks, [](void* w, int task, int thread) { (*static_cast<Work*>(w))(task, thread); },
-               &work);
+    run_erased(
+        tasks, [](void* w, int task, int thread) { (*static_cast<Work*>(w))(task, thread); },
+        &work);
   }
 
  private:

@@ -1,0 +1,125 @@
+"""A strict reader of safetensors files: no pickle, every number checked before it is used.
+
+Format: u64 little-endian length of a JSON header, the header (tensor name -> dtype, shape and
+[begin, end) offsets), then the tensors' bytes, end to end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.errors import CheckpointError
+
+__all__ = ["Tensors"]
+
+_MAX_HEADER_BYTES = 100_000_000
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_MEND = "the file is damaged or is not a safetensors file; fetch or export it again"
+
+
+class Tensors:
+    """The tensors of one file, memory-mapped; each is converted to float32 when asked for.
+
+    Args:
+        path: A `.safetensors` file.
+
+    Raises:
+        CheckpointError: It is missing, cut off or malformed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
+        try:
+            self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise self._bad(f"cannot be read: {error}") from None
+        if self._bytes.size < 8:
+            raise self._bad("is cut off")
+        (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
+        if length > min(_MAX_HEADER_BYTES, self._bytes.size - 8):
+            raise self._bad("has a header longer than itself")
+        try:
+            header = json.loads(self._bytes[8 : 8 + length].tobytes())
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+            raise self._bad("has a header that is not JSON") from None
+        if not isinstance(header, dict):
+            raise self._bad("has a header that is not an object")
+        self._start = 8 + length
+        end = 0
+        entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+        for name, entry in sorted(entries, key=lambda item: _begin(item[1])):
+            end = self._add(name, entry, end)
+        if end != self._bytes.size - self._start:
+            raise self._bad("holds more or fewer bytes than its tensors need")
+
+    def _bad(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} {what}", mend=_MEND)
+
+    def _add(self, name: str, entry: Any, begin: int) -> int:
+        """Check one header entry, which must begin where the last one ended; return its end."""
+        try:
+            dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+            sizes = [*shape, *offsets]
+        except (KeyError, TypeError):
+            raise self._bad(f"has a malformed header entry for {name!r}") from None
+        if any(type(size) is not int or size < 0 for size in sizes) or len(offsets) != 2:
+            raise self._bad(f"has a malformed header entry for {name!r}")
+        if dtype not in _ITEM_BYTES:
+            raise self._bad(f"holds {name!r} as {dtype!r}, which is none of F32, F16 and BF16")
+        if offsets != [begin, begin + math.prod(shape) * _ITEM_BYTES[dtype]]:
+            raise self._bad(f"has offsets that do not fit for {name!r}")
+        self._entries[name] = (dtype, tuple(shape), begin)
+        return int(offsets[1])
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        return self._entries[name][1]
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return a tensor as float32.
+
+        Args:
+            name: Its name.
+            shape: The shape it must have.
+
+        Raises:
+            CheckpointError: It is missing, of another shape, or holds NaN or infinity.
+        """
+        if name not in self._entries:
+            raise CheckpointError(f"{self.path} lacks {name}", mend=_MEND)
+        dtype, found, begin = self._entries[name]
+        if found != shape:
+            raise CheckpointError(
+                f"{self.path}: {name} is {list(found)}, not {list(shape)}",
+                mend="weights and configuration are not of one model",
+            )
+        at = self._start + begin
+        raw = self._bytes[at : at + math.prod(shape) * _ITEM_BYTES[dtype]]
+        if dtype == "BF16":
+            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32)
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self.path}: {name} holds NaN or infinity", mend=_MEND)
+        return values.reshape(shape)
+
+
+def _begin(entry: Any) -> int:
+    """Return where a header entry says it begins, to sort by; malformed ones are refused later."""
+    try:
+        begin = entry["data_offsets"][0]
+    except (KeyError, TypeError, IndexError):
+        return -1
+    return begin if type(begin) is int else -1

@@ -1,0 +1,148 @@
+"""Whisper's audio encoder on the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from asa_engine import _kernels
+from asa_engine.kernels import isa
+from asa_engine.nn.config import WhisperEncoderConfig
+
+__all__ = ["PRECISIONS", "Encoder", "Read", "pool"]
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+Read = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
+"""Returns a tensor by Hugging Face's name, of the shape asked for, or raises."""
+
+_MAX_THREADS = 256
+
+
+class Encoder:
+    """A Whisper encoder of any size, its weights packed for this CPU.
+
+    Args:
+        config: Its shape.
+        read: Where the weights come from; each is read once.
+        precision: `fp32`; `bf16`: products of bfloat16, sums and everything between in float32;
+            `int8`: the feed-forward layers in 8 bits, one scale for every 128 inputs of a row, the
+            rest as in bf16 where the CPU has it and in fp32 elsewhere.
+        threads: Threads one call may use, 1 to 256; they sleep when idle.
+
+    Raises:
+        ValueError: A precision or thread count out of range.
+        BackendError: `ASA_CPU_ISA` names an instruction set this CPU lacks.
+    """
+
+    def __init__(
+        self, config: WhisperEncoderConfig, read: Read, *, precision: str, threads: int = 1
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; it must be one of {PRECISIONS}")
+        if not 1 <= threads <= _MAX_THREADS:
+            raise ValueError(f"threads is {threads}; it must be in [1, {_MAX_THREADS}]")
+        isa()
+        self.config = config
+        self.precision = precision
+        self.threads = threads
+        width, inner = config.d_model, config.ffn
+        self._encoder = _kernels.Encoder(
+            config.n_mels,
+            width,
+            config.heads,
+            inner,
+            config.layers,
+            config.positions,
+            precision,
+            threads,
+        )
+        self._encoder.set_stem(
+            [
+                read("conv1.weight", (width, config.n_mels, 3)),
+                read("conv1.bias", (width,)),
+                read("conv2.weight", (width, width, 3)),
+                read("conv2.bias", (width,)),
+                read("embed_positions.weight", (config.positions, width)),
+            ]
+        )
+        shapes = {
+            "self_attn_layer_norm.weight": (width,),
+            "self_attn_layer_norm.bias": (width,),
+            "self_attn.q_proj.weight": (width, width),
+            "self_attn.q_proj.bias": (width,),
+            "self_attn.k_proj.weight": (width, width),
+            "self_attn.v_proj.weight": (width, width),
+            "self_attn.v_proj.bias": (width,),
+            "self_attn.out_proj.weight": (width, width),
+            "self_attn.out_proj.bias": (width,),
+            "final_layer_norm.weight": (width,),
+            "final_layer_norm.bias": (width,),
+            "fc1.weight": (inner, width),
+            "fc1.bias": (inner,),
+            "fc2.weight": (width, inner),
+            "fc2.bias": (width,),
+        }
+        for layer in range(config.layers):
+            self._encoder.set_layer(
+                layer, [read(f"layers.{layer}.{name}", shape) for name, shape in shapes.items()]
+            )
+        self._encoder.set_final_norm(
+            [read("layer_norm.weight", (width,)), read("layer_norm.bias", (width,))]
+        )
+
+    def encode(
+        self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Encode log-mel windows of any lengths; each result is what the window gives alone.
+
+        Two threads may call one encoder; they take turns.
+
+        Args:
+            mels: Each float32 [n_mels, T], T from 1 to twice `positions`.
+            layer_weights: Weights of the embedded input and of each layer's output, the last one
+                after the closing LayerNorm, `layers + 1` in all; their weighted sum is returned.
+                `None` returns the last output.
+
+        Returns:
+            Each float32 [ceil(T / 2), d_model], 50 frames a second.
+
+        Raises:
+            ValueError: A wrong shape, dtype or number, NaN or infinity.
+        """
+        count = self.config.layers + 1
+        weights = [0.0] * (count - 1) + [1.0] if layer_weights is None else list(layer_weights)
+        if len(weights) != count or not np.isfinite(weights).all():
+            raise ValueError(f"layer_weights must be {count} finite numbers")
+        arrays = []
+        for mel in mels:
+            array = np.asarray(mel)
+            if array.ndim != 2 or array.dtype != np.float32:
+                raise ValueError(
+                    f"mel must be float32 [n_mels, T], not {array.dtype} {list(array.shape)}"
+                )
+            arrays.append(np.ascontiguousarray(array))
+        return self._encoder.encode(arrays, weights)
+
+
+def pool(
+    frames: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Sum a window's frames for the head; the sums of windows may be added.
+
+    Args:
+        frames: Encoder frames, float32 [T, D].
+        weight: Attention vectors a_h, float32 [H, D].
+        bias: Attention biases c_h, float32 [H].
+
+    Returns:
+        float32 [1 + 2 D + H + H D]: the count T; sum of x; sum of x^2; for each head the sum of
+        w_h = exp(4 tanh((a_h . x + c_h) / 4)); for each head the sum of w_h x.
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    isa()
+    return _kernels.pool(frames, weight, bias)
