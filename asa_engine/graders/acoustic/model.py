@@ -1,0 +1,280 @@
+"""The acoustic grader in PyTorch: the reference that every export is compared with."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from asa_engine.errors import AudioError, CheckpointError
+from asa_engine.files import atomic_folder
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.nn.whisper import WhisperEncoder, frames_of
+
+__all__ = ["AcousticGrader", "HeadOutputs", "Offline"]
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+# Attention logits stay within +-ATTENTION_BOUND, so that exp() of them can be summed over hours
+# of frames without a running maximum, which would not be additive.
+ATTENTION_BOUND = 4.0
+VARIANCE_FLOOR = 1e-5
+# The head sees log(frames / REFERENCE_FRAMES), in units of LOG_FRAMES_SCALE and held to the range
+# seen in training: longer speech than that is judged as if it were that long.
+REFERENCE_FRAMES = 175.0
+LOG_FRAMES_SCALE = 0.5
+LOG_FRAMES_RANGE = (-2.0, 3.5)
+
+
+class HeadOutputs(NamedTuple):
+    """What the head computes.
+
+    Attributes:
+        scores: In scale units, not clipped to the scale, float32 [B, A].
+        prior_probabilities: Over the prior's levels, float32 [B, L].
+        prior_logits: float32 [B, L].
+        hidden: Last hidden layer, float32 [B, head_width]; training's auxiliary targets use it.
+    """
+
+    scores: Tensor
+    prior_probabilities: Tensor
+    prior_logits: Tensor
+    hidden: Tensor
+
+
+class Offline(NamedTuple):
+    """The reference's result for one recording.
+
+    Attributes:
+        scores: In scale units, clipped to the scale, float32 [A].
+        prior_probabilities: float32 [L].
+        stats: Pooled sums over all windows, float64 [K].
+    """
+
+    scores: NDArray[np.float32]
+    prior_probabilities: NDArray[np.float32]
+    stats: NDArray[np.float64]
+
+
+class AcousticGrader(nn.Module):
+    """Log-mel windows -> Whisper encoder -> mix of layers -> sums -> prior and scores.
+
+    The acoustic half of the session grader (papers' system S4), without its language model: the
+    acoustic proficiency prior is an MLP on the mean frame with a softmax over score levels; its
+    projection joins the pooled frames in front of a multi-target regression head.
+
+    Args:
+        config: Shapes and scales.
+        dropout: In prior and head, in training mode.
+        encoder_dropout: On the encoder's residual branches, in training mode.
+    """
+
+    def __init__(
+        self, config: AcousticConfig, dropout: float = 0.0, encoder_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width, heads = config.encoder.d_model, config.attention_heads
+        self.encoder = WhisperEncoder(config.encoder, encoder_dropout)
+        self.layer_mix = nn.Parameter(torch.zeros(config.encoder.layers + 1))
+        self.attention = nn.Linear(width, heads)
+        nn.init.normal_(self.attention.weight, std=0.02)
+        nn.init.zeros_(self.attention.bias)
+        self.prior_norm = nn.LayerNorm(width)
+        self.prior_fc1 = nn.Linear(width, config.prior_width)
+        self.prior_fc2 = nn.Linear(config.prior_width, len(config.prior_levels))
+        self.prior_projector = nn.Linear(len(config.prior_levels), config.prior_embedding)
+        self.pool_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 + heads))
+        self.head_fc1 = nn.Linear(
+            (2 + heads) * width + config.prior_embedding + 1, config.head_width
+        )
+        self.head_fc2 = nn.Linear(config.head_width, len(config.aspects))
+        self.dropout = nn.Dropout(dropout)
+        middle = [(a.scale_min + a.scale_max) / 2 for a in config.aspects]
+        self.score_mean: Tensor
+        self.score_std: Tensor
+        self.register_buffer("score_mean", torch.tensor(middle))
+        self.register_buffer("score_std", torch.ones(len(config.aspects)))
+
+    def encode_window(self, mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode log-mel windows and pool them.
+
+        Args:
+            mel: Log-mel of one window an item, float32 [B, n_mels, T].
+            lengths: Valid mel frames of each item, int64 [B]; None where all T count.
+
+        Returns:
+            frames [B, ceil(T / 2), D], 50 a second, and stats float32 [B, K], which may be added
+            over the windows of a recording (`pool`).
+        """
+        frames = self.mix(self.encoder(mel, lengths))
+        return frames, self.pool(frames, None if lengths is None else frames_of(lengths))
+
+    def mix(self, layers: list[Tensor]) -> Tensor:
+        """Return the softmax-weighted sum of the encoder's layer outputs, [B, T, D]."""
+        weights = self.layer_mix.softmax(0)
+        mixed = layers[0] * weights[0]
+        for layer, weight in zip(layers[1:], weights[1:], strict=True):
+            mixed = mixed + layer * weight
+        return mixed
+
+    def pool(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Sum what the head needs to know of frames [B, T, D] into [B, K].
+
+        In order: the count; sum of x; sum of x^2; for each attention head h the sum of weights
+        w_h = exp(b tanh((a_h . x + c_h) / b)), b = 4; for each head the sum of w_h x.
+        """
+        weights = torch.exp(
+            ATTENTION_BOUND * torch.tanh(self.attention(frames) / ATTENTION_BOUND)
+        )
+        if lengths is None:
+            count = frames.new_full((frames.shape[0], 1), frames.shape[1])
+        else:
+            valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+            frames = frames * valid[..., None]
+            weights = weights * valid[..., None]
+            count = lengths[:, None].to(frames.dtype)
+        weighted = torch.matmul(weights.transpose(1, 2), frames)
+        return torch.cat(
+            (
+                count,
+                frames.sum(1),
+                frames.square().sum(1),
+                weights.sum(1),
+                weighted.flatten(1),
+            ),
+            dim=1,
+        )
+
+    def head(self, stats: Tensor) -> HeadOutputs:
+        """Map summed stats, float32 [B, K], to prior and scores."""
+        width, heads = self.config.encoder.d_model, self.config.attention_heads
+        count, total, squares, weights, weighted = stats.split(
+            (1, width, width, heads, heads * width), dim=1
+        )
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp_min(VARIANCE_FLOOR).sqrt()
+        attended = weighted.unflatten(1, (heads, width)) / weights.unsqueeze(2)
+
+        hidden = self.dropout(F.gelu(self.prior_fc1(self.prior_norm(mean))))
+        prior_logits = self.prior_fc2(hidden)
+        prior = prior_logits.softmax(-1)
+
+        pooled = (mean, deviation, *attended.unbind(1))
+        duration = torch.log(count / REFERENCE_FRAMES) / LOG_FRAMES_SCALE
+        features = torch.cat(
+            (
+                *(norm(part) for norm, part in zip(self.pool_norms, pooled, strict=True)),
+                self.prior_projector(prior),
+                duration.clamp(*LOG_FRAMES_RANGE),
+            ),
+            dim=1,
+        )
+        hidden = self.dropout(F.gelu(self.head_fc1(self.dropout(features))))
+        scores = self.score_mean + self.score_std * self.head_fc2(hidden)
+        return HeadOutputs(scores, prior, prior_logits, hidden)
+
+    @torch.inference_mode()
+    def assess_samples(self, samples: NDArray[np.float32]) -> Offline:
+        """Score one whole recording, window by window, in fp32.
+
+        Args:
+            samples: float32 mono at 16 kHz [n].
+
+        Raises:
+            AudioError: It is too short to frame a single window.
+        """
+        from asa_engine.features.log_mel import WindowedLogMel
+
+        config = self.config
+        windows = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=config.window_padding == "full",
+            min_samples=config.min_window_samples,
+        )
+        mels = windows.push(np.ascontiguousarray(samples, dtype=np.float32))
+        if (rest := windows.finish()) is not None:
+            mels.append(rest)
+        if not mels:
+            raise AudioError("the recording is too short to be scored")
+        stats = np.zeros(config.stats_width)
+        for mel in mels:
+            stats += self.encode_window(torch.from_numpy(mel).unsqueeze(0))[1][0].double().numpy()
+        output = self.head(torch.from_numpy(stats).float().unsqueeze(0))
+        low = torch.tensor([a.scale_min for a in config.aspects])
+        high = torch.tensor([a.scale_max for a in config.aspects])
+        scores = output.scores[0].clamp(low, high)
+        return Offline(scores.numpy(), output.prior_probabilities[0].numpy(), stats)
+
+    def round_encoder(self) -> None:
+        """Round the encoder's weights to float16 values, as they are stored."""
+        with torch.no_grad():
+            for parameter in self.encoder.parameters():
+                parameter.copy_(parameter.half().float())
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write `config.json` and `weights.safetensors` (encoder float16, rest float32).
+
+        Raises:
+            UsageError: The folder is there already, or cannot be written; nothing is changed.
+        """
+        with atomic_folder(Path(folder), overwrite=overwrite) as work:
+            self.write(work)
+
+    def write(self, folder: Path) -> None:
+        """Write the two files into an existing folder."""
+        import json
+
+        state = {
+            name: (value.half() if name.startswith("encoder.") else value.float()).contiguous()
+            for name, value in self.state_dict().items()
+        }
+        text = json.dumps(self.config.to_dict(), indent=1) + "\n"
+        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (folder / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a checkpoint, in evaluation mode, weights as float32.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or names, shapes or values do not fit.
+        """
+        folder = Path(folder)
+        config = AcousticConfig.load(folder)
+        path = folder / WEIGHTS_NAME
+        try:
+            state = {name: value.float() for name, value in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
+            ) from None
+        with torch.device("meta"):
+            grader = cls(config)
+        _check_state(path, grader.state_dict(), state)
+        grader.load_state_dict(state, assign=True)
+        return grader.eval()
+
+
+def _check_state(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    mend = "weights and config.json are not of one checkpoint, or the file is damaged"
+    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
+        if names:
+            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
+    for name, value in found.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
+            )
+        if not math.isfinite(float(value.sum())):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)
