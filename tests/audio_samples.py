@@ -92,6 +92,22 @@ def chords(duration_s: float, rms_dbfs: float = -20.0) -> Samples:
     return scaled(total, rms_dbfs)
 
 
+def melody(duration_s: float, note_s: float = 0.25, decay: float = 4.0, seed: int = 0) -> Samples:
+    """Return random notes of a plucked instrument, one after the other."""
+    t = seconds(duration_s)
+    notes = np.array([147, 165, 175, 196, 220, 247, 262, 294, 330, 392, 440, 523.0])
+    turns = np.random.default_rng(seed).choice(notes, int(duration_s / note_s) + 1)
+    hz = turns[(t / note_s).astype(int)]
+    wave = sum(np.sin(2 * np.pi * k * hz * t) / k for k in range(1, 10))
+    return scaled(wave * np.exp(-decay * (t % note_s)), -20.0)
+
+
+def beeps(duration_s: float, hz: float, per_s: float = 4.0) -> Samples:
+    """Return a sine that is on for 60 % of every period."""
+    on = (seconds(duration_s) * per_s) % 1.0 < 0.6
+    return scaled(tone(duration_s, hz) * on, -20.0)
+
+
 def noise(
     duration_s: float, rms_dbfs: float = -30.0, colour: str = "white", seed: int = 0
 ) -> Samples:

@@ -50,6 +50,8 @@ _UNKNOWN_DATA_BYTES_SOX: Final = 0x7FFFF000
 # Some writers count the header in; no more than that is forgiven.
 _DATA_BYTES_SLACK: Final = 64
 _MAX_RIFF_CHUNKS: Final = 64
+# What may be left of an MP3 after its last frame: an ID3v1 tag and padding.
+_MP3_TAIL_BYTES: Final = 1024
 
 
 class _ForwardOnlyFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -272,7 +274,9 @@ def _open_handle(
             mend="mix it down",
         )
     declared = _declared_frames(file, container, head)
-    blocks = _read_blocks(file, name, container, declared)
+    blocks = _read_blocks(file, name, declared)
+    if container == "MP3" and not declared:
+        blocks = _checked_to_the_end(blocks, handle, size, name)
     return AudioReader(name, sample_rate_hz, file.channels, blocks, resources)
 
 
@@ -341,7 +345,7 @@ def _declared_frames(file: soundfile.SoundFile, container: str, head: bytes) -> 
 
 
 def _read_blocks(
-    file: soundfile.SoundFile, name: str, container: str, declared: int
+    file: soundfile.SoundFile, name: str, declared: int
 ) -> Iterator[NDArray[np.float32]]:
     step = _block_frames(file.samplerate, file.channels)
     decoded = 0
@@ -363,6 +367,24 @@ def _read_blocks(
             f"{name}: cut short: its header promises {declared / file.samplerate:.6g} s of sound, "
             f"{decoded / file.samplerate:.6g} s could be decoded",
             mend="copy or record it again",
+        )
+
+
+def _checked_to_the_end(
+    blocks: Iterator[NDArray[np.float32]], handle: io.RawIOBase | io.BytesIO, size: int, name: str
+) -> Iterator[NDArray[np.float32]]:
+    """Pass blocks on, then refuse an MP3 of which libsndfile left a part unread.
+
+    Without a Xing/Info frame it takes the first frame's bit rate for that of all, and stops where
+    the file would end then: too early if the bit rate varies.
+    """
+    yield from blocks
+    left = size - handle.tell()
+    rest = handle.read(_HEAD_BYTES) or b""
+    if left > _MP3_TAIL_BYTES and b"APETAGEX" not in rest:
+        raise AudioError(
+            f"{name}: an MP3 of varying bit rate that does not declare its length",
+            mend="convert it to WAV or FLAC",
         )
 
 

@@ -327,6 +327,26 @@ def test_mp3_cut_short_is_noticed() -> None:
         read_audio(_mp3_cut_short())
 
 
+@pytest.mark.parametrize("bitrate_mode", ["CONSTANT", "VARIABLE"])
+def test_mp3_without_its_length(bitrate_mode: str) -> None:
+    """libsndfile would play a part of the second one and say nothing."""
+    buffer = io.BytesIO()
+    samples = np.concatenate([speech(8.0), noise(8.0, -80.0), speech(8.0)])
+    with soundfile.SoundFile(
+        buffer, "w", RATE_HZ, 1, format="MP3", bitrate_mode=bitrate_mode, compression_level=0.5
+    ) as file:
+        file.write(samples)
+    data = buffer.getvalue()
+    assert b"Xing" in data[:64] or b"Info" in data[:64]
+    kbps = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)[data[2] >> 4]  # MPEG-2
+    untagged = data[72 * kbps * 1000 // RATE_HZ :]
+    if bitrate_mode == "CONSTANT":
+        assert len(read_audio(untagged)) == pytest.approx(len(samples), abs=4 * 576)
+    else:
+        with pytest.raises(AudioError, match="does not declare its length"):
+            read_audio(untagged)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="does not exist") as caught:
         open_audio(tmp_path / "none.wav")
