@@ -164,6 +164,9 @@ def main() -> None:
     spent_ms = [1e3 * spent for _, _, spent in judged]
     print(f"CPU time per recording (mean {np.mean([r['duration'] for r in rows]):.1f} s): ", end="")
     print(f"median {np.median(spent_ms):.1f} ms, 95th percentile {np.percentile(spent_ms, 95):.1f}")
+    answer = np.concatenate([load(line) for line in rows[:12]])[: 30 * RATE_HZ]
+    answer_ms = 1e3 * np.median([judge(answer)[1] for _ in range(15)])
+    print(f"CPU time for 30 s of speech: median {answer_ms:.1f} ms")
     print(f"lowest SNR: {min(v.snr_db for _, v, _ in judged if v.snr_db is not None):.1f} dB")
 
     print(header)

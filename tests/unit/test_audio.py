@@ -313,6 +313,30 @@ def test_bad_bytes(name: str, tmp_path: Path) -> None:
     assert "answer.wav" in from_path.value.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")],
+)
+def test_random_damage_is_read_or_refused(kind: str, subtype: str) -> None:
+    """Whatever bytes change, in the header above all: samples, or an AudioError, nothing else."""
+    rng = np.random.default_rng(0)
+    whole = encoded(speech(1.0), kind, subtype)
+    refused = 0
+    for turn in range(40):
+        data = bytearray(whole)
+        reach = 100 if turn % 2 else len(data)
+        for at in rng.integers(0, reach, 4):
+            data[at] = rng.integers(0, 256)
+        try:
+            samples = read_audio(bytes(data[: len(data) - int(rng.integers(0, 2) * 500)]))
+        except AudioError as error:
+            check(error)
+            refused += 1
+        else:
+            assert np.isfinite(samples).all()
+    assert refused
+
+
 def test_flac_that_ends_between_frames_is_noticed() -> None:
     """Nothing is damaged then: only the header's count tells that the end is missing."""
     data = bytearray(encoded(noise(1.0), "FLAC", "PCM_16"))

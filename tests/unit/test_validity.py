@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,22 @@ def test_detector_rests_in_silence_and_once_speech_is_certain(
     assert calls == 0
     judge(speech(30.0))
     assert validity.SPEECH_FRAMES <= calls <= 64  # of 937
+
+
+def test_monitor_keeps_nothing_of_a_long_recording() -> None:
+    """25 minutes, 96 MB as float32: the monitor may keep a segment and two histograms."""
+    converter, monitor = ChunkConverter(RATE_HZ), ValidityMonitor()
+    second = noise(1.0, -65.0)
+    tracemalloc.start()
+    try:
+        for _ in range(25 * 60):
+            monitor.push(converter.push(second))
+        verdict = monitor.finish(converter)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert verdict.reasons == ("silence",)
+    assert peak < 1e6
 
 
 def test_levels_are_those_of_the_signal() -> None:
