@@ -174,7 +174,7 @@ class Api:
         return _json(told)
 
     async def _render_metrics(self, request: web.Request) -> web.Response:
-        text = self._metrics.render(self._pool.open_jobs)
+        text = self._metrics.render(self._pool.open_jobs, self._pool.waiting_s)
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _preflight(self, request: web.Request) -> web.Response:

@@ -129,6 +129,11 @@ class Job(ABC):
             self._queued = not self._over and self._has_work()
             return self._queued
 
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of live audio that have come and had no turn yet."""
+        return 0.0
+
     @abstractmethod
     def _step(self, engine: Engine) -> None:
         """Do at most `TURN_S` of audio, or finish."""
@@ -229,9 +234,13 @@ class StreamJob(Job):
         self._finishing = True
         self._wake()
 
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of audio that have come and had no turn yet."""
+        return len(self._pcm) / self._bytes_per_s
+
     def _is_behind(self) -> bool:
-        waiting_s = len(self._pcm) / self._bytes_per_s
-        return waiting_s > WAITING_S or self._outbox.qsize() > MAX_UNTAKEN
+        return self.waiting_s > WAITING_S or self._outbox.qsize() > MAX_UNTAKEN
 
     def _has_work(self) -> bool:
         return len(self._pcm) >= self._dtype.itemsize or self._finishing

@@ -51,8 +51,13 @@ class Metrics:
             self._score_sum_s[kind] = self._score_sum_s.get(kind, 0.0) + time_to_score_s
             self._recent_s.setdefault(kind, deque(maxlen=RECENT)).append(time_to_score_s)
 
-    def render(self, open_jobs: dict[str, int]) -> str:
-        """Return the page; `open_jobs` says how many of each kind are open now."""
+    def render(self, open_jobs: dict[str, int], waiting_s: float) -> str:
+        """Return the page.
+
+        Args:
+            open_jobs: How many streams and uploads are open now.
+            waiting_s: Seconds of live audio that wait for a turn now.
+        """
         with self._lock:
             lines = [
                 *_head("asa_requests_total", "counter", "HTTP requests answered."),
@@ -62,6 +67,8 @@ class Metrics:
                 ),
                 *_head("asa_open", "gauge", "Streams and uploads open now."),
                 *(f'asa_open{{kind="{kind}"}} {open_jobs[kind]}' for kind in sorted(open_jobs)),
+                *_head("asa_waiting_audio_seconds", "gauge", "Live audio that waits for a turn."),
+                f"asa_waiting_audio_seconds {waiting_s:.3f}",
                 *_head("asa_ended_total", "counter", "Streams and uploads ended, by outcome."),
                 *(
                     f'asa_ended_total{{kind="{kind}",outcome="{outcome}"}} {count}'

@@ -117,6 +117,11 @@ class Pool:
         """Recordings open now, by kind."""
         return {"stream": 0, "upload": 0, **Counter(job.kind for job in self._open)}
 
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of live audio that wait for a turn, over all streams: grows under overload."""
+        return sum(job.waiting_s for job in self._open)
+
     @contextlib.contextmanager
     def admit(self, job: AnyJob) -> Iterator[AnyJob]:
         """Give a recording a place on the worker that has fewest, for the block.
