@@ -28,6 +28,7 @@ from asa_engine.graders import grader_entry
 from asa_engine.profiling import StageClock
 from asa_engine.selection import AUTO, check_threads, choose, open_backend
 from asa_engine.stream import Stream
+from asa_engine.validity import ValidityMonitor
 
 __all__ = ["Embedding", "Engine", "load"]
 
@@ -70,6 +71,7 @@ class Engine:
         self._config = self._entry.config(bundle.config)
         self.choice = choose(bundle, backend, precision)
         self._backend = open_backend(bundle, self.choice, self.threads)
+        ValidityMonitor()  # opens the speech detector now, not in the first learner's time
         self._receipt = self._describe()
 
     @property
