@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 8 << 30
 MAX_RANK = 8
 
 # Type ids as CTranslate2 numbers them. bfloat16 (5) has no NumPy type and no use here.
-_DTYPES: dict[int, np.dtype] = {  # type: ignore[type-arg]
+_DTYPES: dict[int, np.dtype] = {
     0: np.dtype("<f4"),
     1: np.dtype("i1"),
     2: np.dtype("<i2"),

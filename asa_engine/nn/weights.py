@@ -18,6 +18,8 @@ from asa_engine.nn.whisper import WhisperEncoder
 
 __all__ = ["build_encoder", "load_whisper_encoder"]
 
+PACKAGE = "package:"
+
 # Hugging Face name -> CTranslate2 name, within one layer. Attention's q, k, v are fused there.
 _LAYER_NAMES = {
     "self_attn_layer_norm.weight": "self_attention/layer_norm/gamma",
@@ -42,19 +44,20 @@ _ENCODER_NAMES = {
 }
 
 
-def load_whisper_encoder(source: str | Path, dropout: float = 0.0) -> WhisperEncoder:
+def load_whisper_encoder(source: str | Path, positions: int | None = None) -> WhisperEncoder:
     """Build a Whisper encoder with pretrained weights.
 
     Args:
         source: A folder with Hugging Face's `model.safetensors` and `config.json`, a folder with
             CTranslate2's `model.bin`, or the name of an installed Python package that carries
             such a folder (`package:NAME`).
-        dropout: Residual dropout, active in training mode only.
+        positions: Rows of the positional table to keep; None keeps all 1500 (30 s).
 
     Raises:
         CheckpointError: Nothing readable is there, or names or shapes do not fit.
     """
-    folder = _package_folder(source[8:]) if str(source).startswith("package:") else Path(source)
+    package, name = str(source).startswith(PACKAGE), str(source).removeprefix(PACKAGE)
+    folder = _package_folder(name) if package else Path(source)
     if (folder / "model.safetensors").is_file():
         state, heads = _read_hugging_face(folder)
     elif (folder / "model.bin").is_file():
@@ -64,10 +67,12 @@ def load_whisper_encoder(source: str | Path, dropout: float = 0.0) -> WhisperEnc
             f"{folder} holds neither model.safetensors nor a CTranslate2 model.bin",
             mend="give the folder of a Whisper model (pickled weights are never read)",
         )
-    return build_encoder(state, heads, dropout)
+    if positions is not None and "embed_positions.weight" in state:
+        state["embed_positions.weight"] = state["embed_positions.weight"][:positions].clone()
+    return build_encoder(state, heads)
 
 
-def build_encoder(state: dict[str, Tensor], heads: int, dropout: float = 0.0) -> WhisperEncoder:
+def build_encoder(state: dict[str, Tensor], heads: int) -> WhisperEncoder:
     """Build an encoder whose shape is read off its state dict (Hugging Face names)."""
     try:
         d_model, n_mels = state["conv1.weight"].shape[:2]
@@ -79,7 +84,7 @@ def build_encoder(state: dict[str, Tensor], heads: int, dropout: float = 0.0) ->
             ffn=state["layers.0.fc1.weight"].shape[0],
             positions=state["embed_positions.weight"].shape[0],
         )
-        encoder = WhisperEncoder(config, dropout)
+        encoder = WhisperEncoder(config)
         encoder.load_state_dict({k: v.float() for k, v in state.items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(

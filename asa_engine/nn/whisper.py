@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["WhisperEncoder", "frames_of"]
+__all__ = ["EncoderLayer", "WhisperEncoder", "frames_of"]
 
 CONV_STRIDE = 2
 
@@ -47,33 +47,34 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm Transformer layer; `dropout` acts on both residual branches in training."""
+    """Pre-norm Transformer layer; training may set `dropout`, on both residual branches."""
 
-    def __init__(self, config: WhisperEncoderConfig, dropout: float) -> None:
+    def __init__(self, config: WhisperEncoderConfig) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.self_attn = Attention(config.d_model, config.heads)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
         self.fc1 = nn.Linear(config.d_model, config.ffn)
         self.fc2 = nn.Linear(config.ffn, config.d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
         """Map [B, T, D] to [B, T, D]."""
         x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), key_mask))
-        return x + self.dropout(self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
+        out: Tensor = x + self.dropout(self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))
+        return out
 
 
 class WhisperEncoder(nn.Module):
     """Whisper's encoder (Radford et al. 2022), any size."""
 
-    def __init__(self, config: WhisperEncoderConfig, dropout: float = 0.0) -> None:
+    def __init__(self, config: WhisperEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.conv1 = nn.Conv1d(config.n_mels, config.d_model, 3, padding=1)
         self.conv2 = nn.Conv1d(config.d_model, config.d_model, 3, stride=CONV_STRIDE, padding=1)
         self.embed_positions = nn.Embedding(config.positions, config.d_model)
-        self.layers = nn.ModuleList(EncoderLayer(config, dropout) for _ in range(config.layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -230,7 +231,7 @@ def _ascending(value: object, name: str, least: int = 0) -> tuple[float, ...]:
     if not isinstance(value, list | tuple) or not least <= len(value) <= 1000:
         raise _bad(name, value, f"a list of {least} to 1000 numbers")
     numbers = tuple(_number(item, name) for item in value)
-    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(numbers)):
         raise _bad(name, value, "ascending")
     return numbers
 

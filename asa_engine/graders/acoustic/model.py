@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from asa_engine.errors import AudioError, CheckpointError
+from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.files import atomic_folder
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
@@ -74,18 +78,14 @@ class AcousticGrader(nn.Module):
 
     Args:
         config: Shapes and scales.
-        dropout: In prior and head, in training mode.
-        encoder_dropout: On the encoder's residual branches, in training mode.
     """
 
-    def __init__(
-        self, config: AcousticConfig, dropout: float = 0.0, encoder_dropout: float = 0.0
-    ) -> None:
+    def __init__(self, config: AcousticConfig) -> None:
         super().__init__()
         self.config = config
         width, heads = config.encoder.d_model, config.attention_heads
-        self.encoder = WhisperEncoder(config.encoder, encoder_dropout)
-        self.layer_mix = nn.Parameter(torch.zeros(config.encoder.layers + 1))
+        self.encoder = WhisperEncoder(config.encoder)
+        self.layer_mix = nn.Parameter(torch.linspace(0.0, 1.5, config.encoder.layers + 1))
         self.attention = nn.Linear(width, heads)
         nn.init.normal_(self.attention.weight, std=0.02)
         nn.init.zeros_(self.attention.bias)
@@ -98,7 +98,7 @@ class AcousticGrader(nn.Module):
             (2 + heads) * width + config.prior_embedding + 1, config.head_width
         )
         self.head_fc2 = nn.Linear(config.head_width, len(config.aspects))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.0)  # training sets it
         middle = [(a.scale_min + a.scale_max) / 2 for a in config.aspects]
         self.score_mean: Tensor
         self.score_std: Tensor
@@ -133,9 +133,7 @@ class AcousticGrader(nn.Module):
         In order: the count; sum of x; sum of x^2; for each attention head h the sum of weights
         w_h = exp(b tanh((a_h . x + c_h) / b)), b = 4; for each head the sum of w_h x.
         """
-        weights = torch.exp(
-            ATTENTION_BOUND * torch.tanh(self.attention(frames) / ATTENTION_BOUND)
-        )
+        weights = torch.exp(ATTENTION_BOUND * torch.tanh(self.attention(frames) / ATTENTION_BOUND))
         if lengths is None:
             count = frames.new_full((frames.shape[0], 1), frames.shape[1])
         else:
@@ -158,12 +156,12 @@ class AcousticGrader(nn.Module):
     def head(self, stats: Tensor) -> HeadOutputs:
         """Map summed stats, float32 [B, K], to prior and scores."""
         width, heads = self.config.encoder.d_model, self.config.attention_heads
-        count, total, squares, weights, weighted = stats.split(
-            (1, width, width, heads, heads * width), dim=1
+        count, total, squares, weights, weighted = torch.split(
+            stats, [1, width, width, heads, heads * width], dim=1
         )
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(VARIANCE_FLOOR).sqrt()
-        attended = weighted.unflatten(1, (heads, width)) / weights.unsqueeze(2)
+        attended = weighted.reshape(-1, heads, width) / weights.unsqueeze(2)
 
         hidden = self.dropout(F.gelu(self.prior_fc1(self.prior_norm(mean))))
         prior_logits = self.prior_fc2(hidden)
@@ -193,8 +191,6 @@ class AcousticGrader(nn.Module):
         Raises:
             AudioError: It is too short to frame a single window.
         """
-        from asa_engine.features.log_mel import WindowedLogMel
-
         config = self.config
         windows = WindowedLogMel(
             config.encoder.n_mels,
@@ -222,26 +218,33 @@ class AcousticGrader(nn.Module):
             for parameter in self.encoder.parameters():
                 parameter.copy_(parameter.half().float())
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Write `config.json` and `weights.safetensors` (encoder float16, rest float32).
+
+        Args:
+            folder: Where to.
+            overwrite: Replace what is there.
+            extra: Further text files of the checkpoint, name -> text.
 
         Raises:
             UsageError: The folder is there already, or cannot be written; nothing is changed.
         """
         with atomic_folder(Path(folder), overwrite=overwrite) as work:
-            self.write(work)
-
-    def write(self, folder: Path) -> None:
-        """Write the two files into an existing folder."""
-        import json
-
-        state = {
-            name: (value.half() if name.startswith("encoder.") else value.float()).contiguous()
-            for name, value in self.state_dict().items()
-        }
-        text = json.dumps(self.config.to_dict(), indent=1) + "\n"
-        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
-        (folder / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
+            state = {
+                name: (value.half() if name.startswith("encoder.") else value.float()).contiguous()
+                for name, value in self.state_dict().items()
+            }
+            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
+            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
+            (work / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
+            for name, content in extra.items():
+                (work / name).write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
