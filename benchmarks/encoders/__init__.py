@@ -1,0 +1,1 @@
+"""Times Whisper encoders alone: the same weights, mel and threads, turn by turn."""
