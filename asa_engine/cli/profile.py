@@ -1,0 +1,255 @@
+"""`asa-engine profile`: where the time goes, by stage and by window."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asa_engine.cli.options import add_command, add_engine_options, add_json_option, positive_int
+from asa_engine.cli.trace import Pass, operator_events, stage_events, write_trace
+from asa_engine.errors import UsageError
+from asa_engine.profiling import Span, recording
+
+if TYPE_CHECKING:
+    from asa_engine.engine import Engine
+
+STAGES = ("decode", "validity", "features", "encoder", "prior", "backbone", "head")
+SHOWN_WINDOWS = 24
+_REST = "rest"
+
+DETAILS = """\
+Scores the recording once cold (right after loading) and --repeat times warm, and prints the time of
+every stage and window: cold, and the median of the warm runs. "rest" is time outside all stages.
+
+--trace writes a trace of one cold and one warm run for chrome://tracing or ui.perfetto.dev, in a
+second engine, so that tracing cannot touch the table; with the onnxruntime backend it holds every
+operator too.
+
+examples:
+  asa-engine profile answer.flac
+  asa-engine profile answer.flac --backend onnxruntime --threads 1 --trace trace.json
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "profile", run, "Show where the time goes.", DETAILS)
+    parser.add_argument("audio", type=Path, metavar="AUDIO", help="recording to score")
+    parser.add_argument(
+        "--repeat", type=positive_int, default=5, metavar="N", help="warm runs (default 5)"
+    )
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace")
+    add_engine_options(parser)
+    add_json_option(parser, "the profile")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the profile; write the trace if asked for."""
+    if args.trace is not None and not args.trace.absolute().parent.is_dir():
+        raise UsageError(
+            f"there is no folder {args.trace.absolute().parent}", mend="make it, or choose another"
+        )
+    engine, load_ms = _load(args)
+    passes = measure(engine, args.audio, args.repeat)
+    profile = {
+        "audio": str(args.audio),
+        "backend": engine.choice.backend,
+        "precision": engine.choice.precision,
+        "threads": engine.threads,
+        "repeat": args.repeat,
+        "load_ms": load_ms,
+        **summarise(passes),
+    }
+    if args.trace is not None:
+        _trace(args)
+        profile["trace"] = str(args.trace)
+    print(json.dumps(profile) if args.json else table(profile))
+    return 0
+
+
+def _load(args: argparse.Namespace) -> tuple[Engine, float]:
+    from asa_engine.engine import load
+
+    start = time.perf_counter()
+    engine = load(args.bundle, backend=args.backend, precision=args.precision, threads=args.threads)
+    return engine, 1e3 * (time.perf_counter() - start)
+
+
+def measure(engine: Engine, audio: Path, repeat: int) -> list[Pass]:
+    """Score the recording once cold and `repeat` times warm."""
+    passes = []
+    for number in range(repeat + 1):
+        spans: list[Span] = []
+        start = time.perf_counter()
+        with recording(spans.append):
+            engine.assess(audio)
+        name = f"warm {number}" if number else "cold"
+        passes.append(Pass(name, start, time.perf_counter(), spans))
+    return passes
+
+
+def summarise(passes: Sequence[Pass]) -> dict[str, Any]:
+    """Return stages and windows of a cold pass and the warm ones after it, as JSON values.
+
+    "Warm" is the one warm pass of median length, so that its stages add up. Of each stage:
+    `cold_ms`, `warm_ms`, its `share` of the warm pass, its `calls` there, and `median_call_ms` over
+    all warm passes; of each window: `features` and `encoder`, cold and warm. A stage's time is its
+    own: scopes inside it are not counted twice.
+    """
+    cold, warm = passes[0], sorted(passes[1:], key=_length_ms)
+    median = warm[(len(warm) - 1) // 2]
+    cold_ms, warm_ms = _stage_totals(cold), _stage_totals(median)
+    stages = []
+    for name in sorted(warm_ms, key=_rank):
+        calls = [span.own_ms for each in warm for span in each.spans if span.stage == name]
+        stages.append(
+            {
+                "stage": name,
+                "cold_ms": cold_ms.get(name, 0.0),
+                "warm_ms": warm_ms[name],
+                "share": warm_ms[name] / _length_ms(median),
+                "calls": sum(span.stage == name for span in median.spans) or None,
+                "median_call_ms": statistics.median(calls) if calls else None,
+            }
+        )
+    return {
+        "cold_ms": _length_ms(cold),
+        "warm_ms": _length_ms(median),
+        "stages": stages,
+        "windows": _windows(cold, median),
+    }
+
+
+def _rank(stage: str) -> tuple[int, str]:
+    """Order stages as the audio passes them; unknown ones follow, the rest comes last."""
+    if stage in STAGES:
+        return STAGES.index(stage), ""
+    return len(STAGES) + (stage == _REST), stage
+
+
+def _length_ms(each: Pass) -> float:
+    return 1e3 * (each.end_s - each.start_s)
+
+
+def _stage_totals(each: Pass) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for span in each.spans:
+        totals[span.stage] = totals.get(span.stage, 0.0) + span.own_ms
+    totals[_REST] = _length_ms(each) - sum(totals.values())
+    return totals
+
+
+def _windows(cold: Pass, warm: Pass) -> list[dict[str, Any]]:
+    pairs = zip(_window_times(cold), _window_times(warm), strict=True)
+    return [
+        {
+            "window": index,
+            **args,
+            "features_cold_ms": cold_features_ms,
+            "features_ms": features_ms,
+            "encoder_cold_ms": cold_encoder_ms,
+            "encoder_ms": encoder_ms,
+        }
+        for index, (
+            (args, cold_features_ms, cold_encoder_ms),
+            (_, features_ms, encoder_ms),
+        ) in enumerate(pairs)
+    ]
+
+
+def _window_times(each: Pass) -> list[tuple[dict[str, int], float, float]]:
+    """Return (args, features ms, encoder ms) of every window: features since the one before."""
+    rows, features_ms = [], 0.0
+    for span in each.spans:
+        if span.stage == "features":
+            features_ms += span.own_ms
+        elif span.stage == "encoder":
+            rows.append((dict(span.args), features_ms, span.own_ms))
+            features_ms = 0.0
+    return rows
+
+
+def _trace(args: argparse.Namespace) -> None:
+    """Score once cold and once warm in an engine that traces, and write what it did."""
+    with tempfile.TemporaryDirectory() as folder:
+        with recording(lambda span: None, operator_traces=Path(folder)):
+            engine, _ = _load(args)
+        passes = measure(engine, args.audio, 1)
+        about = {"audio": args.audio.name, **_about(engine)}
+        files = _artifact_stems(engine)
+        del engine
+        gc.collect()  # a session writes its trace when it goes
+        written = sorted(Path(folder).iterdir())
+        traces = {
+            stage: path
+            for stage, stem in files.items()
+            for path in written
+            if path.name.startswith(f"{stem}_")
+        }
+        spans = [span for each in passes for span in each.spans]
+        events = [*stage_events(passes), *operator_events(traces, spans)]
+    write_trace(args.trace, events, about)
+
+
+def _about(engine: Engine) -> dict[str, Any]:
+    """Return what a trace says of the engine it is of."""
+    return {
+        "bundle": engine.bundle.name,
+        "backend": engine.choice.backend,
+        "precision": engine.choice.precision,
+        "threads": engine.threads,
+    }
+
+
+def _artifact_stems(engine: Engine) -> dict[str, str]:
+    choice = engine.choice
+    return {
+        stage: Path(name).stem
+        for stage, by in engine.bundle.stages.items()
+        if (name := by.get(choice.backend, {}).get(choice.precision))
+    }
+
+
+def table(profile: dict[str, Any]) -> str:
+    """Return the profile as tables for people."""
+    lines = [
+        f"{Path(profile['audio']).name}: {profile['backend']} {profile['precision']}, "
+        f"{profile['threads']} thread(s); warm: the median of {profile['repeat']} runs",
+        "",
+        f"{'stage':<10}{'cold ms':>10}{'warm ms':>10}{'share':>8}{'calls':>7}{'ms a call':>11}",
+    ]
+    for row in profile["stages"]:
+        lines.append(
+            f"{row['stage']:<10}{row['cold_ms']:>10.2f}{row['warm_ms']:>10.2f}"
+            f"{row['share']:>8.1%}{_cell(row['calls'], 'd'):>7}"
+            f"{_cell(row['median_call_ms'], '.3f'):>11}"
+        )
+    lines += [
+        f"{'total':<10}{profile['cold_ms']:>10.2f}{profile['warm_ms']:>10.2f}",
+        f"{'load':<10}{profile['load_ms']:>10.2f}",
+        "",
+        f"{'window':>6}{'frames':>8}{'features: cold ms':>19}{'warm ms':>9}"
+        f"{'encoder: cold ms':>18}{'warm ms':>9}",
+    ]
+    for row in profile["windows"][:SHOWN_WINDOWS]:
+        lines.append(
+            f"{row['window']:>6}{_cell(row.get('frames'), 'd'):>8}{row['features_cold_ms']:>19.2f}"
+            f"{row['features_ms']:>9.2f}{row['encoder_cold_ms']:>18.2f}{row['encoder_ms']:>9.2f}"
+        )
+    hidden = len(profile["windows"]) - SHOWN_WINDOWS
+    if hidden > 0:
+        lines.append(f"and {hidden} more; --json has them all")
+    if "trace" in profile:
+        lines += ["", f"trace: {profile['trace']}"]
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
