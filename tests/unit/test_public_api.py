@@ -17,7 +17,7 @@ PACKAGE = ROOT / "asa_engine"
 # Layers from the top; a module may import its own layer and those below.
 LAYERS = [
     {"__main__", "cli", "server"},
-    {"bench", "evaluation", "session", "training"},
+    {"bench", "evaluation", "session", "training", "tuning"},
     {"engine", "stream", "selection"},
     {"features", "backends", "graders", "validity", "vad", "assessment", "profiling"},
     {"nn", "kernels", "objectives", "metrics"},
