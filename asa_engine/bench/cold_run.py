@@ -57,7 +57,7 @@ def program() -> list[str]:
     script = Path(sys.executable).with_name("asa-engine")
     if script.is_file():
         return [str(script)]
-    return [sys.executable, "-c", "from asa_engine.cli.main import main; raise SystemExit(main())"]
+    return [sys.executable, "-P", "-m", "asa_engine"]
 
 
 def imported_packages(trace: str) -> set[str]:

@@ -113,15 +113,14 @@ def take_turns(
     workers: Mapping[Candidate, TimingWorker],
     task: Task,
     *,
-    rounds: int,
     seed: int = 0,
 ) -> dict[Candidate, list[list[float]]]:
     """Time a task on every candidate, round by round.
 
-    A first round is run and dropped. In each turn one untimed pass comes before the timed ones.
+    One pass of each candidate is run and dropped before the first round.
 
     Returns:
-        Candidate -> [rounds][passes] in milliseconds.
+        Candidate -> [task.rounds][task.passes] in milliseconds.
     """
     order = list(workers)
     shuffle = random.Random(seed).shuffle
@@ -129,11 +128,11 @@ def take_turns(
     values = task.to_dict()
     for candidate in order:
         workers[candidate].measure(values, untimed=0, timed=1)
-    for _ in range(rounds):
+    for _ in range(task.rounds):
         shuffle(order)
         for candidate in order:
             time.sleep(SETTLE_S)
-            turn = workers[candidate].measure(values, untimed=1, timed=task.passes)
+            turn = workers[candidate].measure(values, untimed=task.untimed, timed=task.passes)
             samples[candidate].append(turn)
     return samples
 

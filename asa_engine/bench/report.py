@@ -20,8 +20,9 @@ _TIME_TO_SCORE_SHARE = 10.0
 _METHOD = """\
 Every candidate lives in a process of its own and sleeps while the others run. Before anything is
 timed, its scores on real recordings are compared with PyTorch's at fp32; over the budget of its
-precision it is refused. Then candidates take turns in random order, {rounds} rounds, the first
-round dropped; a turn is one untimed pass and {passes} timed ones (one for streams and lists).
+precision it is refused. Then candidates take turns in random order, {rounds} rounds (half as many
+for streams and lists), after a first pass that is dropped; a turn is one untimed pass and {passes}
+timed ones (one for lists; one for streams, with no untimed pass: feeding them is one).
 "times faster" is the median over rounds of reference time / candidate time, both from the same
 round. The reference is the grader's own PyTorch module under inference_mode, with the engine's
 decoder and native log-mel (faster than the extractor it was trained with), without the engine's

@@ -32,6 +32,8 @@ class Task:
         audio_s: Their total length.
         chunk_ms: Length of the chunks of a stream.
         paced_chunks: Chunks before the last that come at the speed of speech.
+        rounds: Turns a candidate has.
+        untimed: Passes a turn begins with, for the caches were others' until then.
         passes: Timed passes a turn.
     """
 
@@ -41,6 +43,8 @@ class Task:
     audio_s: float
     chunk_ms: int = 100
     paced_chunks: int = 0
+    rounds: int = 1
+    untimed: int = 1
     passes: int = 1
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Plan:
         bundle: Bundle folder; `None` for the one that ships.
         variants: (backend, precision) pairs to time; `None` for all that the bundle holds.
         threads: Thread counts, one group of candidates each.
-        rounds: Turns a candidate has at each task.
+        rounds: Turns a candidate has at SingleStream and LogMel; half as many at the longer tasks.
         passes: Timed passes a turn of SingleStream and LogMel.
         clip_seconds: Lengths of the SingleStream clips.
         stream_seconds: Lengths of the TimeToScore streams.
@@ -217,8 +217,7 @@ def _time_graders(
         drifts = _gate_all(references, workers, bundle, speech, findings, progress)
         for task in _grading_tasks(plan, speech):
             progress(f"{task.scenario}, {task.label}, {_threads(threads)}")
-            samples = take_turns(workers, task, rounds=plan.rounds)
-            findings.rows += rows_of(task, samples, drifts)
+            findings.rows += rows_of(task, take_turns(workers, task), drifts)
 
 
 def _gate_all(
@@ -251,8 +250,16 @@ def _gate_all(
 
 
 def _grading_tasks(plan: Plan, speech: Speech) -> list[Task]:
+    fewer = max(2, plan.rounds // 2)
     single = [
-        Task("SingleStream", f"{s:g} s file", (speech.clips[s],), s, passes=plan.passes)
+        Task(
+            "SingleStream",
+            f"{s:g} s file",
+            (speech.clips[s],),
+            s,
+            rounds=plan.rounds,
+            passes=plan.passes,
+        )
         for s in plan.clip_seconds
     ]
     streams = [
@@ -263,11 +270,14 @@ def _grading_tasks(plan: Plan, speech: Speech) -> list[Task]:
             s,
             chunk_ms=CHUNK_MS,
             paced_chunks=plan.paced_chunks,
+            rounds=fewer,
+            untimed=0,
         )
         for s in plan.stream_seconds
     ]
     label = f"{len(speech.batch)} recordings of {plan.batch_clip_s:g} s"
-    return [*single, *streams, Task("Offline", label, speech.batch, speech.batch_s)]
+    offline = Task("Offline", label, speech.batch, speech.batch_s, rounds=fewer)
+    return [*single, *streams, offline]
 
 
 def _time_extractors(
@@ -300,9 +310,15 @@ def _time_extractors(
             return
         for seconds in lengths:
             clip = speech.clips[seconds]
-            task = Task("LogMel", f"{seconds:g} s clip", (clip,), seconds, passes=plan.passes)
-            samples = take_turns(workers, task, rounds=plan.rounds)
-            findings.rows += rows_of(task, samples, {native: drift})
+            task = Task(
+                "LogMel",
+                f"{seconds:g} s clip",
+                (clip,),
+                seconds,
+                rounds=plan.rounds,
+                passes=plan.passes,
+            )
+            findings.rows += rows_of(task, take_turns(workers, task), {native: drift})
 
 
 @contextlib.contextmanager

@@ -134,6 +134,8 @@ class TorchReference(Grader):
 
     def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
         """Time the whole file: the reference cannot start before the speech has ended."""
+        # The engine's caches are warm from the stream before its last chunk; be fair.
+        self.assess([file])
         begin = time.perf_counter()
         self.assess([file])
         return 1e3 * (time.perf_counter() - begin)

@@ -46,8 +46,9 @@ class WorkerProcess:
     def __init__(self, name: str, kind: str, options: dict[str, Any]) -> None:
         self.name = name
         environment = {k: v for k, v in os.environ.items() if k not in _POOL_VARIABLES}
+        # -P: a checkout in the current folder must not stand in for the installed package.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "asa_engine.bench.worker"],
+            [sys.executable, "-P", "-m", "asa_engine.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

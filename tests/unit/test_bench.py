@@ -143,8 +143,8 @@ class TestTurns:
     def run(self, rounds: int = 6) -> tuple[list[tuple[str, int, int]], dict[Candidate, Any]]:
         log: list[tuple[str, int, int]] = []
         workers = {candidate(name): ScriptedWorker(name, log) for name in ("a/fp32", "b/fp32")}
-        task = Task("SingleStream", "5 s file", (Path("x.flac"),), 5.0, passes=3)
-        return log, take_turns(workers, task, rounds=rounds)
+        task = Task("SingleStream", "5 s file", (Path("x.flac"),), 5.0, passes=3, rounds=rounds)
+        return log, take_turns(workers, task)
 
     def test_every_candidate_has_one_turn_a_round(self) -> None:
         log, samples = self.run()
