@@ -22,7 +22,11 @@ OPSET = 20
 """First opset with a fused exact Gelu; LayerNormalization is fused since 17."""
 IR_VERSION = 9
 MICROSOFT = "com.microsoft"
-_ONNX_TYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
+_ONNX_TYPES = {
+    "F16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "F32": TensorProto.FLOAT,
+}
 
 Shape = Sequence[int | str]
 
@@ -39,9 +43,10 @@ class Graph:
         self.name = name
         self.weights = weights
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: dict[str, TensorProto] = {}
+        self._initializers: list[TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._floats: dict[str, str] = {}
 
     def input(self, name: str, shape: Shape) -> str:
@@ -71,22 +76,12 @@ class Graph:
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Store a constant inside the graph; equal ones are stored once."""
-        array = np.ascontiguousarray(value, dtype=dtype).reshape(np.shape(value))
-        stored = numpy_helper.from_array(array)
-        for name, known in self._initializers.items():
-            if (
-                known.raw_data == stored.raw_data
-                and (known.dims, known.data_type)
-                == (
-                    stored.dims,
-                    stored.data_type,
-                )
-                and known.data_location != TensorProto.EXTERNAL
-            ):
-                return name
-        stored.name = f"constant_{len(self._initializers)}"
-        self._initializers[stored.name] = stored
-        return stored.name
+        array = np.array(value, dtype=dtype, order="C")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self._constants[key] = f"constant_{len(self._constants)}"
+            self._initializers.append(numpy_helper.from_array(array, name))
+        return self._constants[key]
 
     def weight(self, name: str, rows: int | None = None) -> str:
         """Return a checkpoint tensor as float32, without a copy of its bytes.
@@ -97,20 +92,21 @@ class Graph:
         """
         if name in self._floats:
             return self._floats[name]
-        entry = self.weights.entry(name)
-        shape = entry.shape if rows is None else (rows, *entry.shape[1:])
-        tensor = TensorProto(name=name, data_type=_ONNX_TYPES[entry.dtype], dims=shape)
+        place = self.weights.place(name)
+        shape, size = place.shape, place.size_bytes
+        if rows is not None:
+            size, shape = size // shape[0] * rows, (rows, *shape[1:])
+        tensor = TensorProto(name=name, data_type=_ONNX_TYPES[place.dtype], dims=shape)
         tensor.data_location = TensorProto.EXTERNAL
-        size = entry.size_bytes * (shape[0] if shape else 1) // (entry.shape[0] if shape else 1)
         for key, value in (
             ("location", self.weights.path.name),
-            ("offset", entry.offset),
+            ("offset", place.offset),
             ("length", size),
         ):
             tensor.external_data.add(key=key, value=str(value))
-        self._initializers[name] = tensor
+        self._initializers.append(tensor)
         value = name
-        if entry.dtype != "F32":
+        if place.dtype != "F32":
             # Folded to float32 by the runtime when it loads the graph.
             value = self.op("Cast", name, to=TensorProto.FLOAT)
         self._floats[name] = value
@@ -127,7 +123,7 @@ class Graph:
             self.name,
             self._inputs,
             self._outputs,
-            initializer=list(self._initializers.values()),
+            initializer=self._initializers,
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(

@@ -61,7 +61,7 @@ class FloatLinears:
 
     def _linear(self, graph: Graph, x: str, name: str) -> str:
         weight = graph.weight(f"{name}.weight")
-        shape = graph.weights.entry(f"{name}.weight").shape
+        shape = graph.weights.shape(f"{name}.weight")
         if len(shape) == CONV_WIDTH:
             taps_last = graph.op("Transpose", weight, perm=[0, 2, 1])
             flat = graph.constant([shape[0], shape[1] * shape[2]], np.int64)
@@ -72,7 +72,7 @@ class FloatLinears:
 
 def has_bias(weights: Weights, name: str) -> bool:
     """Tell whether a linear layer has a bias: Whisper's keys have none."""
-    return f"{name}.bias" in weights.names
+    return f"{name}.bias" in weights.names()
 
 
 def encoder_model(config: AcousticConfig, weights: Weights, linears: Linears) -> onnx.ModelProto:

@@ -33,6 +33,8 @@ __all__ = ["Calibration", "Int8Linears", "LinearInputs", "calibrate", "round_to_
 
 SMOOTHING = 0.6
 DAMPING = 0.01
+ROW_STEP = 4
+"""Neighbouring frames are alike: every fourth tells as much of the second moment."""
 INT8_MAX = 127
 _BLOCK = 128
 _PROBE_NAME = "calibration.onnx"
@@ -45,7 +47,7 @@ class LinearInputs:
 
     Attributes:
         largest: Largest magnitude of each channel, float32 [K].
-        moment: Sum of x x^T over all rows, float64 [K, K].
+        moment: Sum of x x^T over every `ROW_STEP`th row, float64 [K, K].
     """
 
     largest: NDArray[np.float32]
@@ -93,7 +95,10 @@ def calibrate(
     for mel in mels:
         outputs = session.run(probe.names, {"mel": mel[np.newaxis]})
         for name, x in zip(probe.names, outputs, strict=True):
-            largest, moment = np.abs(x).max(axis=0), (x.T @ x).astype(np.float64)
+            largest, moment = (
+                np.abs(x).max(axis=0),
+                (x[::ROW_STEP].T @ x[::ROW_STEP]).astype(np.float64),
+            )
             if name in found:
                 largest = np.maximum(largest, found[name].largest)
                 moment += found[name].moment

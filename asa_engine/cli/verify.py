@@ -1,0 +1,99 @@
+"""`asa-engine verify`: compare a bundle with the checkpoint it came from, in score points."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from asa_engine.backends import BACKENDS
+from asa_engine.cli.options import add_command, add_json_option, positive_float, positive_int
+from asa_engine.cli.progress import progress
+from asa_engine.errors import BundleError
+from asa_engine.selection import AUTO, PRECISIONS
+
+DETAILS = """\
+Scores every recording of a manifest with the checkpoint in PyTorch and with each variant of the
+bundle, and prints for each aspect: root mean square and largest change of the score, its mean,
+recordings whose level flips, and what happens to correlation and error against the experts.
+Exit code 5 if a variant is over its budget. Budgets are in points of a scale of width 6 and are
+scaled to each aspect: fp32 at most 0.0001; bf16 RMS 0.01; int8 RMS 0.02; int4 RMS 0.05.
+
+examples:
+  asa-engine verify default --against runs/acoustic --data dev.jsonl
+  asa-engine verify bundles/tiny --against runs/acoustic --data dev.jsonl --precision int8 --json
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "verify", run, "Compare a bundle's scores with its checkpoint's.", DETAILS
+    )
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", help="a bundle's folder, or 'default' for the shipped bundle"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="CHECKPOINT",
+        help="the checkpoint (default: the one that the bundle holds)",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="JSON Lines")
+    parser.add_argument(
+        "--backend", default=AUTO, choices=[AUTO, *BACKENDS], help="only this backend"
+    )
+    parser.add_argument(
+        "--precision", default=AUTO, choices=[AUTO, *PRECISIONS], help="only this precision"
+    )
+    parser.add_argument(
+        "--dev", action="store_true", help="only speakers whose number is divisible by 5"
+    )
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N lines")
+    parser.add_argument(
+        "--budget", type=positive_float, metavar="X", help="largest RMS, on a scale of width 6"
+    )
+    add_json_option(parser, "the comparison")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison of every variant; fail if one is over its budget."""
+    from asa_engine.bundle import Bundle
+    from asa_engine.manifest import dev_split, read_manifest
+    from asa_export.exporter import REFERENCE
+    from asa_export.parity import Scorer, compare
+    from asa_export.speech import Recording
+
+    bundle = Bundle.open(args.bundle)
+    against = bundle if args.against is None else Bundle.open(args.against)
+    utterances = read_manifest(args.data)
+    if args.dev:
+        utterances = dev_split(utterances)[1]
+    utterances = utterances[: args.limit]
+    variants = [
+        (backend, precision)
+        for backend, precision in bundle.variants()
+        if args.backend in (AUTO, backend)
+        and args.precision in (AUTO, precision)
+        and ((backend, precision) != REFERENCE or args.backend == backend)
+    ]
+    if not variants:
+        raise BundleError(
+            f"{bundle.name} holds nothing for {args.backend} at {args.precision}",
+            mend=f"it holds {', '.join('/'.join(variant) for variant in bundle.variants())}",
+        )
+    found = compare(
+        Scorer(against, *REFERENCE),
+        [Scorer(bundle, *variant) for variant in variants],
+        progress([Recording(u.id, u.audio, u.scores) for u in utterances]),
+        f"{len(utterances)} recordings of {args.data.name}",
+        rms_budget=args.budget,
+    )
+    if args.json:
+        # The error, where there is one, follows as a line of its own.
+        print(json.dumps({parity.variant: parity.to_dict() for parity in found}))
+    else:
+        print("\n".join(parity.table() for parity in found))
+    for parity in found:
+        parity.check()
+    return 0

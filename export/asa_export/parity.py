@@ -1,0 +1,305 @@
+"""How far scores move from the PyTorch reference, in score points, on whole recordings.
+
+|change of RMSE| <= RMS(change of score), whatever the experts say; so the change of the score
+itself is what is gated, and the correlation with the experts besides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.audio import SAMPLE_RATE_HZ
+from asa_engine.backends import Backend, HeadOutput
+from asa_engine.bench.drift import BUDGETS
+from asa_engine.bundle import Bundle
+from asa_engine.errors import AudioError, BundleError, DriftError
+from asa_engine.graders import grader_entry
+from asa_engine.graders.acoustic.config import AspectConfig
+from asa_engine.metrics import pcc, rmse
+from asa_engine.profiling import StageClock
+from asa_engine.selection import Choice, open_backend
+from asa_export.speech import Recording
+
+__all__ = ["AspectParity", "Budget", "Parity", "Scorer", "compare"]
+
+PCC_BUDGETS = {"fp32": 0.0001, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
+_REFERENCE_SCALE = 6.0
+MIN_RECORDING_S = 0.1
+MIN_JUDGED = 30
+"""Fewer recordings with expert scores tell nothing of a correlation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Largest allowed changes; those of scores are in points of a scale of width 6.
+
+    Attributes:
+        rms: Root mean square change of a score.
+        max: Largest change of a score.
+        pcc: Change of the correlation with the experts.
+    """
+
+    rms: float
+    max: float
+    pcc: float
+
+    @classmethod
+    def of(cls, precision: str, rms: float | None = None) -> Budget:
+        """Return a precision's budget, with another RMS (and a maximum to match) if given."""
+        usual = BUDGETS[precision]
+        if rms is None:
+            return cls(usual.rms, usual.max, PCC_BUDGETS[precision])
+        return cls(rms, usual.max * rms / usual.rms, PCC_BUDGETS[precision])
+
+
+@dataclass(frozen=True, slots=True)
+class AspectParity:
+    """One aspect's changes, in its own score points.
+
+    Attributes:
+        rms: Root mean square change.
+        max: Largest change.
+        mean: Mean change: what does not average out.
+        level_flips: Recordings whose level changed.
+        pcc_reference: Correlation of the reference with the experts; `None` without experts.
+        pcc_change: Candidate's correlation minus the reference's.
+        rmse_change: Candidate's root mean square error minus the reference's.
+        rms_budget: Largest `rms` allowed.
+        max_budget: Largest `max` allowed.
+    """
+
+    rms: float
+    max: float
+    mean: float
+    level_flips: int
+    pcc_reference: float | None
+    pcc_change: float | None
+    rmse_change: float | None
+    rms_budget: float
+    max_budget: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """A candidate compared with the reference.
+
+    Attributes:
+        variant: "backend/precision" of the candidate.
+        reference: "backend/precision" it was compared with.
+        recordings: How many recordings were compared.
+        speech: Where they come from.
+        aspects: Aspect name -> its changes.
+        exceeded: What lies outside the budget, in words; empty if nothing does.
+    """
+
+    variant: str
+    reference: str
+    recordings: int
+    speech: str
+    aspects: Mapping[str, AspectParity]
+    exceeded: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return {**asdict(self), "exceeded": list(self.exceeded)}
+
+    def table(self) -> str:
+        """Return the comparison as lines of text."""
+        lines = [
+            f"{self.variant} against {self.reference}, {self.speech}",
+            f"  {'aspect':<14}{'rms':>9}{'budget':>9}{'max':>9}{'mean':>10}{'flips':>7}"
+            f"{'PCC':>9}{'change':>10}{'RMSE chg':>10}",
+        ]
+        for name, a in self.aspects.items():
+            judged = (
+                f"{a.pcc_reference:>9.4f}{a.pcc_change:>+10.5f}{a.rmse_change:>+10.5f}"
+                if a.pcc_reference is not None
+                else f"{'-':>9}{'-':>10}{'-':>10}"
+            )
+            lines.append(
+                f"  {name:<14}{a.rms:>9.5f}{a.rms_budget:>9.4f}{a.max:>9.5f}{a.mean:>+10.5f}"
+                f"{a.level_flips:>7}{judged}"
+            )
+        lines.append("  over the budget: " + "; ".join(self.exceeded) if self.exceeded else "")
+        return "\n".join(line for line in lines if line)
+
+    def check(self) -> None:
+        """Raise where a budget is exceeded.
+
+        Raises:
+            DriftError: Naming what is exceeded.
+        """
+        if self.exceeded:
+            raise DriftError(
+                f"{self.variant} moves scores too far: {'; '.join(self.exceeded)}",
+                mend="calibrate on more recordings like the learners', or leave this precision out",
+            )
+
+
+class _Tap:
+    """A backend that remembers what its head said last, before scores are held to their scale."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.encode = backend.encode
+        self._head = backend.head
+        self.scores = np.empty(0)
+
+    def head(self, stats: NDArray[np.float32]) -> HeadOutput:
+        output = self._head(stats)
+        self.scores = output.scores.astype(np.float64)
+        return output
+
+
+class Scorer:
+    """One bundle on one backend, scoring whole recordings through the engine's own run.
+
+    Validity checks are left out: drift is measured on any sound.
+
+    Args:
+        bundle: A bundle or an opened checkpoint.
+        backend: Key of `asa_engine.backends.BACKENDS`.
+        precision: Precision of the encoder.
+
+    Raises:
+        BackendError: It cannot run here.
+    """
+
+    def __init__(self, bundle: Bundle, backend: str, precision: str) -> None:
+        self.variant = f"{backend}/{precision}"
+        self.precision = precision
+        self._entry = grader_entry(bundle.grader)
+        self.config = self._entry.config(bundle.config)
+        self.backend = open_backend(bundle, Choice(backend, precision, "parity"), threads=1)
+
+    def score(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the scores of one recording, not held to their scale, [A].
+
+        Raises:
+            AudioError: It is too short to hold one window.
+        """
+        tap = _Tap(self.backend)
+        run = self._entry.run(self.config, tap, StageClock())
+        run.push(samples)
+        if run.finish() is None:
+            raise AudioError("the recording is too short to be scored")
+        return tap.scores
+
+
+def compare(
+    reference: Scorer,
+    candidates: Sequence[Scorer],
+    recordings: Iterable[Recording],
+    speech: str,
+    *,
+    rms_budget: float | None = None,
+) -> list[Parity]:
+    """Score recordings with a reference and with candidates, each decoded once.
+
+    Args:
+        reference: What is taken for the truth.
+        candidates: What is judged.
+        recordings: What is scored; those too short for a window are left out.
+        speech: Where the recordings come from.
+        rms_budget: Instead of the precision's own, in points of a scale of width 6.
+
+    Raises:
+        AudioError: A recording cannot be read, or none is long enough.
+        BundleError: Reference and candidate score different aspects.
+    """
+    scorers = [reference, *candidates]
+    if any(scorer.config.aspects != reference.config.aspects for scorer in scorers):
+        raise BundleError(
+            "the bundle and its reference score different aspects or scales",
+            mend="compare with the checkpoint that the bundle was exported from",
+        )
+    rows: list[list[NDArray[np.float64]]] = []
+    kept: list[Recording] = []
+    for recording in recordings:
+        samples = recording.samples()
+        if samples.size < SAMPLE_RATE_HZ * MIN_RECORDING_S:
+            continue
+        rows.append([scorer.score(samples) for scorer in scorers])
+        kept.append(recording)
+    if not rows:
+        raise AudioError(f"no recording is as long as {MIN_RECORDING_S} s")
+    table = np.array(rows)
+    return [
+        _judge(reference, candidate, table[:, 0], table[:, index], kept, speech, rms_budget)
+        for index, candidate in enumerate(candidates, start=1)
+    ]
+
+
+def _judge(
+    reference: Scorer,
+    candidate: Scorer,
+    truth: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    recordings: Sequence[Recording],
+    speech: str,
+    rms_budget: float | None,
+) -> Parity:
+    """Compare two tables of scores [n, A]."""
+    budget = Budget.of(candidate.precision, rms_budget)
+    aspects: dict[str, AspectParity] = {}
+    exceeded: list[str] = []
+    for index, aspect in enumerate(reference.config.aspects):
+        experts = [r.scores.get(aspect.name, math.nan) for r in recordings]
+        found = _aspect(aspect, truth[:, index], scores[:, index], np.array(experts), budget)
+        aspects[aspect.name] = found
+        for what, value, most in (
+            ("RMS", found.rms, found.rms_budget),
+            ("max", found.max, found.max_budget),
+            ("PCC change", abs(found.pcc_change or 0.0), budget.pcc),
+        ):
+            if not value <= most:  # NaN is over every budget
+                exceeded.append(f"{aspect.name} {what} {value:.5f} (at most {most:.5f})")
+    return Parity(
+        variant=candidate.variant,
+        reference=reference.variant,
+        recordings=len(recordings),
+        speech=speech,
+        aspects=aspects,
+        exceeded=tuple(exceeded),
+    )
+
+
+def _aspect(
+    aspect: AspectConfig,
+    truth: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    experts: NDArray[np.float64],
+    budget: Budget,
+) -> AspectParity:
+    change = scores - truth
+    low, high = aspect.scale_min, aspect.scale_max
+    held_truth, held_scores = truth.clip(low, high), scores.clip(low, high)
+    flips = [
+        aspect.level_of(before) != aspect.level_of(after)
+        for before, after in zip(held_truth, held_scores, strict=True)
+    ]
+    scale = (high - low) / _REFERENCE_SCALE
+    known = np.isfinite(experts)
+    correlation = pcc_change = rmse_change = None
+    if known.sum() >= MIN_JUDGED and np.ptp(experts[known]) > 0:
+        correlation = pcc(held_truth[known], experts[known])
+        pcc_change = pcc(held_scores[known], experts[known]) - correlation
+        rmse_change = rmse(held_scores[known], experts[known]) - rmse(
+            held_truth[known], experts[known]
+        )
+    return AspectParity(
+        rms=math.sqrt(float(np.mean(change**2))),
+        max=float(np.abs(change).max()),
+        mean=float(change.mean()),
+        level_flips=sum(flips),
+        pcc_reference=correlation,
+        pcc_change=pcc_change,
+        rmse_change=rmse_change,
+        rms_budget=budget.rms * scale,
+        max_budget=budget.max * scale,
+    )

@@ -1,0 +1,167 @@
+"""Recordings to calibrate and to compare on: a manifest's, or synthetic ones where there is none.
+
+Synthetic speech exercises every part of a graph and shows whether an export is broken. It has no
+expert scores, and what it says of drift on real speech is only indicative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.audio import SAMPLE_RATE_HZ, read_audio
+from asa_engine.errors import ManifestError
+from asa_engine.manifest import Utterance, dev_split, read_manifest
+
+__all__ = ["Recording", "Speech", "manifest_speech", "synthetic_recordings", "synthetic_speech"]
+
+_SYNTHETIC_SEED = 762
+_SYNTHETIC_DURATIONS_S = (1.1, 1.7, 2.4, 3.0, 3.9, 4.0, 4.3, 5.2, 6.5, 8.0, 9.7, 12.1)
+# First three formants (Hz) of five vowels, near the published averages of adult speakers.
+_FORMANTS_HZ = np.array(
+    [(730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (640, 1190, 2390)]
+)
+_FORMANT_WIDTH_HZ = 110.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recording and, where known, the experts' scores.
+
+    Attributes:
+        id: Its name.
+        source: A file, or float32 samples at 16 kHz [n].
+        scores: Score name -> the experts' score.
+    """
+
+    id: str
+    source: Path | NDArray[np.float32]
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def samples(self) -> NDArray[np.float32]:
+        """Return the samples, float32 mono at 16 kHz [n].
+
+        Raises:
+            AudioError: The file cannot be read.
+        """
+        return read_audio(self.source) if isinstance(self.source, Path) else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What an export is calibrated and judged on.
+
+    Attributes:
+        description: Where it comes from, one line for the report.
+        calibration: Recordings that int8 ranges and rounding are fitted to.
+        judging: Recordings that scores are compared on; none of the former.
+    """
+
+    description: str
+    calibration: Sequence[Recording]
+    judging: Sequence[Recording]
+
+
+def manifest_speech(path: Path, *, calibrate: int, limit: int | None = None) -> Speech:
+    """Split a manifest: speakers whose number is divisible by five judge, the others calibrate.
+
+    Where speakers are not numbered so, every other recording calibrates.
+
+    Args:
+        path: The manifest.
+        calibrate: Calibrate with at most so many recordings, spread evenly.
+        limit: Judge on at most so many recordings, spread evenly.
+
+    Raises:
+        ManifestError: It cannot be used, or holds fewer than two recordings.
+    """
+    utterances = read_manifest(path)
+    if len(utterances) < 2:
+        raise ManifestError(f"{path} holds one recording; two are needed")
+    try:
+        rest, judging = dev_split(utterances)
+        how = "the speakers whose number is divisible by 5"
+    except ManifestError:
+        rest = judging = []
+    if not rest or not judging:
+        rest, judging = utterances[::2], utterances[1::2]
+        how = "every other recording"
+    judged = _spread(judging, limit)
+    return Speech(
+        description=f"{len(judged)} recordings of {path.name}: {how}, calibrated on others",
+        calibration=[_recording(u) for u in _spread(rest, calibrate)],
+        judging=[_recording(u) for u in judged],
+    )
+
+
+def synthetic_speech() -> Speech:
+    """Return built-in synthetic recordings, for exports without data at hand."""
+    recordings = synthetic_recordings()
+    return Speech(
+        description=f"{len(recordings)} synthetic recordings, which show whether an export is "
+        "broken but not how it drifts on real speech",
+        calibration=synthetic_recordings(seed=_SYNTHETIC_SEED + 1),
+        judging=recordings,
+    )
+
+
+def synthetic_recordings(seed: int = _SYNTHETIC_SEED) -> list[Recording]:
+    """Make speech-like recordings: voiced syllables under gliding formants, hisses, pauses."""
+    rng = np.random.default_rng(seed)
+    return [
+        Recording(f"synthetic-{index}", _babble(rng, duration_s))
+        for index, duration_s in enumerate(_SYNTHETIC_DURATIONS_S)
+    ]
+
+
+def _recording(utterance: Utterance) -> Recording:
+    return Recording(utterance.id, utterance.audio, utterance.scores)
+
+
+def _spread(items: Sequence[Utterance], most: int | None) -> list[Utterance]:
+    if most is None or len(items) <= most:
+        return list(items)
+    return [items[index * len(items) // most] for index in range(most)]
+
+
+def _babble(rng: np.random.Generator, duration_s: float) -> NDArray[np.float32]:
+    samples = round(duration_s * SAMPLE_RATE_HZ)
+    pitch_hz, rate = rng.uniform(90, 280), rng.uniform(2.5, 5.0)
+    out = np.concatenate(list(_syllables(rng, samples, pitch_hz, rate)))[:samples]
+    out *= 10 ** (rng.uniform(-32, -18) / 20) / np.sqrt(np.mean(out**2))
+    noise = 10 ** (rng.uniform(-70, -50) / 20) * rng.standard_normal(samples)
+    return np.clip(out + noise, -1, 1).astype(np.float32)
+
+
+def _syllables(
+    rng: np.random.Generator, samples: int, pitch_hz: float, rate: float
+) -> Iterator[NDArray[np.float64]]:
+    made = 0
+    while made < samples:
+        kind = rng.choice(["vowel", "hiss", "pause"], p=[0.6, 0.25, 0.15])
+        size = int(SAMPLE_RATE_HZ / rate * rng.uniform(0.6, 1.4))
+        if kind == "vowel" or not made:
+            part = _vowel(rng, size, pitch_hz * rng.uniform(0.85, 1.2))
+        elif kind == "hiss":
+            part = 0.2 * np.diff(rng.standard_normal(size + 1)) * np.hanning(size)
+        else:
+            part = np.zeros(size)
+        made += size
+        yield part
+
+
+def _vowel(rng: np.random.Generator, size: int, pitch_hz: float) -> NDArray[np.float64]:
+    glide = np.linspace(0, 1, size)
+    start, end = _FORMANTS_HZ[rng.integers(0, len(_FORMANTS_HZ), 2)]
+    formants = start[:, None] + (end - start)[:, None] * glide
+    pitch = pitch_hz * (1.1 - 0.2 * glide)
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE_HZ
+    out = np.zeros(size)
+    for harmonic in range(1, int(4000 / pitch_hz)):
+        nearness = ((harmonic * pitch - formants) / _FORMANT_WIDTH_HZ) ** 2
+        out += (1 / (1 + nearness)).sum(axis=0) * np.sin(harmonic * phase) / harmonic**0.5
+    return out * np.hanning(size)
