@@ -10,40 +10,78 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from asa_engine.engine import Engine
 from asa_engine.errors import AsaError
-from asa_engine.server.jobs import Job
+from asa_engine.server.jobs import Job, StreamJob
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.refusal import Full, Stopping
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "Turns"]
 
-JOIN_S = 5.0
+JOIN_S: Final = 5.0
+STREAM_TURNS: Final = 4
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
+class Turns:
+    """Jobs that wait for a turn on one worker.
+
+    Streams take turns among themselves, uploads among themselves; while both wait, an upload comes
+    after every four turns of streams: someone who has just spoken does not stand behind a folder
+    of recordings, and the folder still moves on.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._streams: deque[Job] = deque()
+        self._uploads: deque[Job] = deque()
+        self._streams_in_a_row = 0
+        self._closed = False
+
+    def put(self, job: Job) -> None:
+        """Give the job a turn after those of its kind that wait already."""
+        with self._changed:
+            (self._streams if isinstance(job, StreamJob) else self._uploads).append(job)
+            self._changed.notify()
+
+    def take(self) -> Job | None:
+        """Wait for the next job; `None` once closed."""
+        with self._changed:
+            while not (self._closed or self._streams or self._uploads):
+                self._changed.wait()
+            if self._closed:
+                return None
+            upload_is_due = self._uploads and self._streams_in_a_row >= STREAM_TURNS
+            if self._streams and not upload_is_due:
+                self._streams_in_a_row += 1
+                return self._streams.popleft()
+            self._streams_in_a_row = 0
+            return self._uploads.popleft()
+
+    def close(self) -> None:
+        """Give no more turns."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
 class _Worker(threading.Thread):
-    """A thread that gives every job in its queue a turn, first come first served."""
+    """A thread with an engine, on which jobs take turns."""
 
     def __init__(self, number: int, load: Callable[[], Engine]) -> None:
         # A daemon: an engine call that hangs must not keep the process from ending.
         super().__init__(name=f"asa-worker-{number}", daemon=True)
         self.jobs = 0
+        self.turns = Turns()
         self.loaded = threading.Event()
         self.engine: Engine | None = None
         self.failure: BaseException | None = None
         self._load = load
-        self._ready: SimpleQueue[Job | None] = SimpleQueue()
-
-    def queue(self, job: Job | None) -> None:
-        """Give the job a turn after those that wait already; `None` ends the thread."""
-        self._ready.put(job)
 
     def run(self) -> None:
         """Load the engine here: some backends keep their thread count by thread."""
@@ -54,9 +92,9 @@ class _Worker(threading.Thread):
             return
         finally:
             self.loaded.set()
-        while (job := self._ready.get()) is not None:
+        while (job := self.turns.take()) is not None:
             if job.turn(engine):
-                self._ready.put(job)
+                self.turns.put(job)
 
 
 class Pool:
@@ -101,7 +139,7 @@ class Pool:
     def stop(self) -> None:
         """End the workers; recordings that are still open get no more turns."""
         for worker in self._workers:
-            worker.queue(None)
+            worker.turns.close()
         for worker in self._workers:
             worker.join(JOIN_S)
 
@@ -138,7 +176,7 @@ class Pool:
         worker = min(self._workers, key=lambda each: each.jobs)
         worker.jobs += 1
         self._open[job] = worker
-        job.assign(worker.queue)
+        job.assign(worker.turns.put)
         try:
             yield job
         except AsaError:
