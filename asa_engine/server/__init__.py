@@ -9,8 +9,3 @@ app.py         the HTTP routes
 live.py        the WebSocket protocol
 serving.py     listen, drain, stop
 """
-
-from asa_engine.server.serving import serve
-from asa_engine.server.settings import Settings
-
-__all__ = ["Settings", "serve"]

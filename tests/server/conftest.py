@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from server_client import Client
 
 import asa_engine as asa
 
-aiohttp = pytest.importorskip("aiohttp", reason="needs the extra 'server'")
+if TYPE_CHECKING:
+    from server_client import Client
 
 TIME_LIMIT_S = 60.0  # a hang fails; nothing is measured
 
@@ -22,8 +22,11 @@ WithServer = Callable[..., None]
 @pytest.fixture
 def with_server(fake_bundle: Path) -> WithServer:
     """Run `scenario(client)` against a server with these settings, within a time limit."""
-    from asa_engine.server import Settings
+    import aiohttp
+    from server_client import Client
+
     from asa_engine.server.serving import running
+    from asa_engine.server.settings import Settings
 
     def run(scenario: Callable[[Client], Awaitable[None]], **options: Any) -> None:
         settings = Settings(**{"bundle": fake_bundle, "backend": "fake", "port": 0, **options})

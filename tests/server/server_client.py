@@ -6,6 +6,10 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pytest
+
+# Here, because every test that needs it imports this module: all of them skip.
+pytest.importorskip("aiohttp", reason="needs the extra 'server'")
 
 
 class Client:

@@ -16,6 +16,7 @@ from server_client import Client, listen, pcm, speak, streamed
 
 from asa_engine.backends.fake import FakeBackend
 from asa_engine.errors import UsageError
+from asa_engine.server.settings import Settings
 
 ANSWER = speech(2.2, seed=3)
 
@@ -371,7 +372,5 @@ def test_pages_of_other_sites_are_kept_out(with_server: Any) -> None:
     "options", [{"workers": 0}, {"max_streams": 0}, {"max_upload_bytes": 2**40}, {"port": 70_000}]
 )
 def test_settings_are_bounded(options: dict[str, Any]) -> None:
-    from asa_engine.server import Settings
-
     with pytest.raises(UsageError, match=next(iter(options))):
         Settings(**options)
