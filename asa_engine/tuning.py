@@ -86,6 +86,7 @@ class Tuning:
         window_s: Length of a window.
         rounds: Turns each trial had.
         cpu: The device.
+        busy: Whether other work was under way on it, so that times are a rough guide.
         trials: Everything that ran, fastest window first, then what was over the budget.
         skipped: "backend/precision" or with its threads -> why it could not run.
     """
@@ -97,6 +98,7 @@ class Tuning:
     window_s: float
     rounds: int
     cpu: str
+    busy: bool
     trials: tuple[Trial, ...]
     skipped: Mapping[str, str]
 
@@ -147,6 +149,8 @@ class Tuning:
                 f"{trial.drift_rms:>11.1e}{trial.drift_max:>9.1e}"
                 + ("" if trial.fits else "  over the budget")
             )
+        if self.busy:
+            lines.append("the machine was busy: tune again when it does nothing else")
         return [*lines, *(f"skipped {name}: {reason}" for name, reason in self.skipped.items())]
 
 
@@ -174,6 +178,7 @@ def tune(
         BackendError: No variant can run here, or no reference.
         AudioError: A recording cannot be read.
     """
+    host = describe_host()
     config = grader_entry(bundle.grader).config(bundle.config)
     width = min(aspect.scale_max - aspect.scale_min for aspect in config.aspects)
     budget_rms = budget * width / _BUDGET_SCALE_WIDTH
@@ -223,7 +228,8 @@ def tune(
         recordings=len(recordings),
         window_s=config.window_s,
         rounds=rounds,
-        cpu=describe_host().cpu,
+        cpu=host.cpu,
+        busy=host.busy,
         trials=tuple(sorted(trials, key=_rank)),
         skipped=skipped,
     )

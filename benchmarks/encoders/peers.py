@@ -190,11 +190,16 @@ class TorchCompile(Torch):
 
     label = "torch.compile"
 
+    def __init__(self, files: Files, threads: int) -> None:
+        super().__init__(files, threads)
+        self._by_length: dict[int, Any] = {}
+
     def prepare(self, shape: tuple[int, int, int]) -> None:
-        """Trim, then compile anew."""
+        """Trim and compile, once a length."""
         super().prepare(shape)
-        self.torch._dynamo.reset()
-        self._compiled = self.torch.compile(self.encoder, dynamic=False)
+        if shape[2] not in self._by_length:
+            own = import_module("copy").deepcopy(self.encoder)
+            self._by_length[shape[2]] = self.torch.compile(own, dynamic=False)
 
     def ways(self, shape: tuple[int, int, int]) -> dict[str, Encode]:
         """Encode windows one by one: a batch would be compiled once more."""
@@ -203,7 +208,7 @@ class TorchCompile(Torch):
     def encode(self, mel: Array) -> Array:
         """See `Peer.encode`."""
         with self.torch.inference_mode():
-            return self._states(self._compiled, mel)
+            return self._states(self._by_length[mel.shape[2]], mel)
 
 
 class OnnxRuntime(Peer):

@@ -184,6 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AsaError as error:
         print(f"encoders: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("encoders: interrupted", file=sys.stderr)
+        return 130
     print("\n".join(summary_lines(result)))
     print(f"written: {target} and {target.with_suffix('.html')}")
     return 0
@@ -362,7 +365,11 @@ def _time(
             findings.leave_out(what, f"refused: relative error {error:.2g}, bound {bound:.2g}")
             continue
         errors[name], about[name] = error, {**peers[name].about, **tried}
-    samples = take_turns({name: peers[name] for name in errors}, _rounds(args, task))
+    try:
+        samples = take_turns({name: peers[name] for name in errors}, _rounds(args, task))
+    except PeerFailed as failure:
+        findings.leave_out(str(task), f"a peer failed while it was timed: {failure}")
+        return []
     return rows_of(task, samples, errors, about)
 
 

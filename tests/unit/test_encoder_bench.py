@@ -168,6 +168,18 @@ def test_nothing_above_its_bound_is_timed() -> None:
     assert said["openvino/fp32"] == "out of memory"
 
 
+def test_a_peer_that_dies_in_its_turn_costs_one_task_not_the_run() -> None:
+    truth = np.ones((1, 5, 4), dtype=np.float32)
+    dying = _Process(truth)
+    dying.measure = lambda: (_ for _ in ()).throw(worker.PeerFailed("killed"))  # type: ignore[method-assign]
+    peers: dict[str, Any] = {REFERENCE: _Process(truth), "native/fp32": dying}
+    findings = run.Findings()
+    args = run._parse(["--repeats", "2"])
+    task = run.Task("tiny.en", 30.0, 1, 1)
+    assert run._time(task, peers, Path("mel.npy"), args, findings) == []
+    assert "killed" in findings.not_timed[0]["why"]
+
+
 def test_rows_state_what_was_measured() -> None:
     row = _row("openvino/bf16", 100.0, 0.011, streams=8)
     assert row["p50_ms"] == pytest.approx(101.0)

@@ -112,6 +112,7 @@ def _tuning(bundle: Bundle, trials: tuple[Trial, ...] = TRIALS) -> Tuning:
         window_s=1.0,
         rounds=2,
         cpu="a CPU",
+        busy=True,
         trials=trials,
         skipped={"torch/bf16": "not installed"},
     )
@@ -123,6 +124,7 @@ def test_the_fastest_come_first_each_variant_once(bundle: Bundle) -> None:
     assert tuning.best == TRIALS[0]
     table = "\n".join(tuning.lines())
     assert "onnxruntime/int8" in table
+    assert "the machine was busy" in table
     assert table.count("over the budget") == 1
     assert "skipped torch/bf16: not installed" in table
 
