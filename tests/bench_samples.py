@@ -88,7 +88,13 @@ def make_result(rows: list[dict[str, Any]] | None = None, **changes: Any) -> dic
             *make_rows("LogMel", audio_s=5.0)[1:],
         ] if rows is None else rows,
         workers=[
-            {"candidate": "fast", "threads": 1, "peak_rss_mb": 300.0, "idle_cpu_share": 0.001}
+            {
+                "candidate": "fast",
+                "threads": 1,
+                "peak_rss_mb": 300.0,
+                "idle_cpu_share": 0.001,
+                "stages_ms": {"encoder": 9.0},
+            }
         ],
         refused=[
             Refused("onnxruntime/int4", 1, "too far", Drift(1, 2, 0.1, 0.2, 50, "score points"))

@@ -64,6 +64,7 @@ def render(result: Mapping[str, Any]) -> str:
         *_scenario(result, "SingleStream", "SingleStream", "One file, from disk to scores."),
         *_scenario(result, "Offline", "Offline", "A list of recordings; longer bars are better."),
         *_scenario(result, "LogMel", "Log-mel", "Samples in memory, one thread."),
+        *_stages(result["workers"]),
         *_cold(result["cold_run"]),
         *_install(result["install"]),
         "<h2>All figures</h2>",
@@ -146,7 +147,7 @@ def _chart(heading: str, rows: Sequence[Mapping[str, Any]], scenario: str, auto:
     for row in rows:
         ratio = row["speedup"]["median"]
         samples = [sample for passes in row["samples_ms"] for sample in passes]
-        speed = f"{row['audio_hours_per_hour']:.0f}" if offline else f"{row['p50_ms']:.3g} ms"
+        speed = f"{row['audio_hours_per_hour']:.0f}" if offline else f"{_short(row['p50_ms'])} ms"
         mark = "reference" if row["is_reference"] else "other"
         bars.append(
             Bar(
@@ -168,11 +169,38 @@ def _chart(heading: str, rows: Sequence[Mapping[str, Any]], scenario: str, auto:
     return bar_chart(heading, bars, unit, line=line, line_text="1/10 of the reference")
 
 
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _drift_note(row: Mapping[str, Any]) -> str:
     drift = row["drift"]
     if drift is None:
         return "what the others are compared with"
     return f"drift RMS {drift['rms']:.1e}, max {drift['max']:.1e} {drift['unit']}"
+
+
+def _stages(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    staged = [worker for worker in workers if worker["stages_ms"]]
+    if not staged:
+        return []
+    names = list(staged[0]["stages_ms"])
+    rows = [
+        (
+            escape(worker["candidate"]),
+            str(worker["threads"]),
+            *(f"{worker['stages_ms'][name]:.2f}" for name in names),
+            f"{worker['peak_rss_mb']:.0f}",
+        )
+        for worker in staged
+    ]
+    head = ("candidate", "threads", *(f"{name} ms" for name in names), "peak MB")
+    return [
+        "<h2>Where the time goes</h2>",
+        '<p class="soft">Medians at the longest files. Decoding includes the validity checks; '
+        "memory is that of the candidate's process.</p>",
+        _table(head, rows, frozenset(range(1, len(head)))),
+    ]
 
 
 def _cold(cold: Mapping[str, Any] | None) -> list[str]:
@@ -250,10 +278,6 @@ def _host(result: Mapping[str, Any]) -> str:
         "Python": host["python"],
         "libraries": ", ".join(f"{name} {found}" for name, found in host["libraries"].items()),
         "load before, after": f"{host['load_average']}, {host['load_average_after']}",
-        "memory of each candidate": ", ".join(
-            f"{worker['candidate']} ({worker['threads']}) {worker['peak_rss_mb']:.0f} MB"
-            for worker in result["workers"]
-        ),
     }
     rows = [(escape(name), escape(value)) for name, value in pairs.items()]
     return _table(("", ""), rows, frozenset())

@@ -347,12 +347,13 @@ def _open_all(
             worker.kill()
 
 
-def _worker_values(candidate: Candidate, closed: Mapping[str, float]) -> dict[str, Any]:
+def _worker_values(candidate: Candidate, closed: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "candidate": candidate.name,
         "threads": candidate.threads,
         "peak_rss_mb": round(closed["peak_rss_mb"], 1),
         "idle_cpu_share": round(closed["idle_cpu_s"] / max(closed["idle_s"], 1e-9), 5),
+        "stages_ms": {stage: round(ms, 4) for stage, ms in closed["stages_ms"].items()},
     }
 
 

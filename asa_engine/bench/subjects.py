@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from asa_engine.errors import BackendError
 from asa_engine.features.log_mel import WindowedLogMel
 
 if TYPE_CHECKING:
-    from asa_engine.assessment import Assessment
+    from asa_engine.assessment import Assessment, Timing
     from asa_engine.engine import Engine
 
 __all__ = [
@@ -50,6 +51,10 @@ class Grader(ABC):
         """Do the whole way from files to scores, once."""
         self.scores(files)
 
+    def stages_ms(self) -> dict[str, float]:
+        """Where the time went, stage -> median over the longest recordings assessed so far."""
+        return {}
+
     @abstractmethod
     def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
         """Feed a recording as a stream; return the time from its last chunk to its scores.
@@ -69,10 +74,23 @@ class EngineGrader(Grader):
         from asa_engine.engine import Engine
 
         self._engine: Engine = Engine(bundle, backend=backend, precision=precision, threads=threads)
+        self._timings: list[Timing] = []
 
     def scores(self, files: Sequence[Path]) -> list[dict[str, float] | None]:
         """Score file after file."""
-        return [_values(self._engine.assess(file)) for file in files]
+        results = [self._engine.assess(file) for file in files]
+        self._timings += [result.timing for result in results]
+        return [_values(result) for result in results]
+
+    def stages_ms(self) -> dict[str, float]:
+        """Medians of the engine's own timings; decoding includes the validity checks."""
+        longest = max((timing.audio_s for timing in self._timings), default=0.0)
+        chosen = [timing for timing in self._timings if timing.audio_s == longest]
+        return {
+            stage: median(getattr(timing, f"{stage}_ms") for timing in chosen)
+            for stage in ("decode", "features", "encoder", "head")
+            if chosen
+        }
 
     def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
         """Time the last `feed` and `finish`, seen from outside the engine."""
@@ -169,6 +187,10 @@ class TorchReference(Grader):
 
 class Extractor(ABC):
     """Turns samples into a log-mel."""
+
+    def stages_ms(self) -> dict[str, float]:
+        """A single stage has nothing to tell apart."""
+        return {}
 
     @abstractmethod
     def log_mel(self, samples: NDArray[np.float32]) -> Mel:

@@ -88,10 +88,10 @@ class WorkerProcess:
         samples: list[float] = reply["ms"]
         return samples
 
-    def close(self) -> dict[str, float]:
-        """End the process; return its peak memory and what it burnt while idle."""
+    def close(self) -> dict[str, Any]:
+        """End the process; return its peak memory, what it burnt while idle, and its stages."""
         try:
-            return {key: float(value) for key, value in self._call({"do": "stop"}).items()}
+            return self._call({"do": "stop"})
         finally:
             self.kill()
 
@@ -188,6 +188,7 @@ class _Worker:
                     "peak_rss_mb": _peak_rss_mb(),
                     "idle_cpu_s": self._idle_cpu_s,
                     "idle_s": self._idle_s,
+                    "stages_ms": self._subject.stages_ms(),
                 }
             case other:
                 raise BackendError(f"a worker cannot {other!r}")

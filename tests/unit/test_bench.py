@@ -240,7 +240,9 @@ class TestWorker:
             assert len(worker.measure(task.to_dict(), untimed=1, timed=3)) == 3
             stream = replace(task, scenario="TimeToScore", chunk_ms=300)
             assert len(worker.measure(stream.to_dict(), untimed=0, timed=1)) == 1
-            assert worker.close()["peak_rss_mb"] > 0
+            closed = worker.close()
+            assert closed["peak_rss_mb"] > 0
+            assert set(closed["stages_ms"]) == {"decode", "features", "encoder", "head"}
         finally:
             worker.kill()
 

@@ -45,7 +45,15 @@ class TestResult:
             jsonschema.validate(result, schema())
 
     def test_warns_of_a_busy_machine_and_of_workers_that_spin(self) -> None:
-        spinning = [{"candidate": "a", "threads": 2, "peak_rss_mb": 1.0, "idle_cpu_share": 0.5}]
+        spinning = [
+            {
+                "candidate": "a",
+                "threads": 2,
+                "peak_rss_mb": 1.0,
+                "idle_cpu_share": 0.5,
+                "stages_ms": {},
+            }
+        ]
         busy = replace(HOST, load_average=(1.5, 1.0, 1.0))
         warnings = make_result(host=busy, workers=spinning)["warnings"]
 
