@@ -46,7 +46,7 @@ TARGETS = {
     "native": ("native", ("fp32", "bf16", "int8")),
 }
 """Target -> the backend that runs it and the precisions it can have."""
-TIMED_WINDOWS = 4
+TIMED_RECORDINGS = 4
 TIMED_ROUNDS = 9
 
 Variant = tuple[str, str]
@@ -63,7 +63,7 @@ class ExportReport:
         name: Its name.
         auto: Variants inside their budget, fastest here first.
         parity: Each variant's comparison with the reference.
-        window_ms: Each variant's time for one full window, one thread, this machine.
+        window_ms: Each variant's CPU time for one full window, one thread, this machine.
         bytes: File name -> size.
     """
 
@@ -232,16 +232,19 @@ def _windows(
 def _time_windows(
     config: AcousticConfig, scorers: Sequence[Scorer], recordings: Sequence[Recording]
 ) -> dict[str, float]:
-    """Time one full window on each variant, taking turns; medians, in milliseconds."""
-    speech = np.concatenate([recording.samples() for recording in recordings[:TIMED_WINDOWS]])
+    """Time one full window on each variant, taking turns; median CPU time in milliseconds.
+
+    CPU time, so that other work on the machine does not decide what `auto` prefers.
+    """
+    speech = np.concatenate([recording.samples() for recording in recordings[:TIMED_RECORDINGS]])
     samples = np.resize(speech, config.window_samples)
     (mel,) = _windows(config, [Recording("timing", samples)])
     times: dict[str, list[float]] = {scorer.variant: [] for scorer in scorers}
     for _ in range(1 + TIMED_ROUNDS):
         for scorer in scorers:
-            start = time.perf_counter()
+            start = time.process_time()
             scorer.backend.encode(mel)
-            times[scorer.variant].append(1e3 * (time.perf_counter() - start))
+            times[scorer.variant].append(1e3 * (time.process_time() - start))
     return {variant: round(statistics.median(taken[1:]), 3) for variant, taken in times.items()}
 
 

@@ -31,8 +31,9 @@ __all__ = ["AspectParity", "Budget", "Parity", "Scorer", "compare"]
 PCC_BUDGETS = {"fp32": 0.0001, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
 _REFERENCE_SCALE = 6.0
 MIN_RECORDING_S = 0.1
-MIN_JUDGED = 30
-"""Fewer recordings with expert scores tell nothing of a correlation."""
+MIN_CORRELATED = 3
+MIN_JUDGED = 100
+"""With fewer recordings a correlation's change is mostly chance: it is reported, not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ def _judge(
         for what, value, most in (
             ("RMS", found.rms, found.rms_budget),
             ("max", found.max, found.max_budget),
-            ("PCC change", abs(found.pcc_change or 0.0), budget.pcc),
+            ("PCC change", _judged_pcc(found, len(recordings)), budget.pcc),
         ):
             if not value <= most:  # NaN is over every budget
                 exceeded.append(f"{aspect.name} {what} {value:.5f} (at most {most:.5f})")
@@ -267,6 +268,12 @@ def _judge(
         aspects=aspects,
         exceeded=tuple(exceeded),
     )
+
+
+def _judged_pcc(found: AspectParity, recordings: int) -> float:
+    if found.pcc_change is None or recordings < MIN_JUDGED:
+        return 0.0
+    return abs(found.pcc_change)
 
 
 def _aspect(
@@ -286,7 +293,7 @@ def _aspect(
     scale = (high - low) / _REFERENCE_SCALE
     known = np.isfinite(experts)
     correlation = pcc_change = rmse_change = None
-    if known.sum() >= MIN_JUDGED and np.ptp(experts[known]) > 0:
+    if known.sum() >= MIN_CORRELATED and np.ptp(experts[known]) > 0:
         correlation = pcc(held_truth[known], experts[known])
         pcc_change = pcc(held_scores[known], experts[known]) - correlation
         rmse_change = rmse(held_scores[known], experts[known]) - rmse(
