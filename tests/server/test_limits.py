@@ -223,6 +223,45 @@ def test_a_dropped_upload_frees_its_place(with_server: Any) -> None:
     with_server(scenario)
 
 
+def test_nobody_works_for_an_upload_that_was_dropped(
+    with_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    encode = FakeBackend.encode
+
+    def stuck(self: FakeBackend, *args: Any, **options: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return encode(self, *args, **options)
+
+    monkeypatch.setattr(FakeBackend, "encode", stuck)
+
+    async def scenario(client: Client) -> None:
+        upload = asyncio.ensure_future(client.assess(encoded(np.tile(ANSWER, 10))))
+        await asyncio.to_thread(begun.wait, 30)
+        upload.cancel()
+        try:
+            await client.until_open(0)
+        finally:
+            go_on.set()
+        assert (await streamed(client, pcm(ANSWER)))[-1]["type"] == "final"
+        async with client.get("/metrics") as response:
+            lines = (await response.text()).splitlines()
+        # The window that was being encoded, and the three of the stream.
+        assert "asa_windows_encoded_total 4" in lines
+        assert 'asa_ended_total{kind="upload",outcome="dropped"} 1' in lines
+
+    with_server(scenario, workers=1)
+
+
+def test_nothing_is_unpacked(with_server: Any) -> None:
+    async def scenario(client: Client) -> None:
+        async with client.stream(compress=15) as socket:
+            assert socket.compress == 0
+
+    with_server(scenario)
+
+
 def test_silent_clients_are_dropped(with_server: Any) -> None:
     async def scenario(client: Client) -> None:
         async with client.stream() as socket:
