@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import socket
@@ -16,18 +15,11 @@ from audio_samples import encoded, speech
 from server_client import Client, listen, pcm, speak
 
 from asa_engine.cli import serve
-from asa_engine.errors import ArtifactError, UsageError
+from asa_engine.cli.main import main
 
 ANSWER = speech(2.2, seed=3)
 
-PROGRAM = """
-import argparse, sys
-from asa_engine.cli import serve
-parser = argparse.ArgumentParser()
-serve.register(parser.add_subparsers())
-args = parser.parse_args(["serve", *sys.argv[1:]])
-sys.exit(args.run(args))
-"""
+PROGRAM = "import sys; from asa_engine.cli.main import main; sys.exit(main())"
 
 
 def test_draining_refuses_what_is_new_and_finishes_what_runs(with_server: Any) -> None:
@@ -75,7 +67,7 @@ def test_a_signal_lets_a_running_stream_finish(fake_bundle: Path, number: signal
 
     options = ["--bundle", str(fake_bundle), "--backend", "fake", "--port", "0", "--drain-s", "30"]
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *options],
+        [sys.executable, "-c", PROGRAM, "serve", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -106,37 +98,46 @@ def test_a_signal_lets_a_running_stream_finish(fake_bundle: Path, number: signal
         assert process.stderr.read().splitlines()[-1] == "stopped"
 
 
-def _parsed(*options: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    serve.register(parser.add_subparsers())
-    return parser.parse_args(["serve", *options])
+def _refused(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Return the exit code, and the one line on standard error."""
+    code = main(["serve", "--port", "0", *options])
+    (line,) = capsys.readouterr().err.splitlines()
+    return code, line
 
 
-def test_a_taken_port_is_one_clear_line(fake_bundle: Path) -> None:
+def test_a_taken_port_is_one_clear_line(
+    fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        args = _parsed("--bundle", str(fake_bundle), "--backend", "fake", "--port", port)
-        with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port}"):
-            args.run(args)
+        options = ["--bundle", str(fake_bundle), "--backend", "fake", "--port", port]
+        code, line = _refused(capsys, *options)
+    assert code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in line
 
 
-def test_an_unusable_bundle_is_one_clear_line(tmp_path: Path) -> None:
-    args = _parsed("--bundle", str(tmp_path), "--port", "0")
-    with pytest.raises(ArtifactError, match="holds neither"):
-        args.run(args)
+def test_an_unusable_bundle_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = _refused(capsys, "--bundle", str(tmp_path))
+    assert code == 4
+    assert "holds neither" in line
 
 
-def test_an_engine_that_does_not_load_stops_the_server(fake_bundle: Path) -> None:
-    # The fixture's ONNX files are not ONNX: every worker's engine fails to load.
-    args = _parsed("--bundle", str(fake_bundle), "--backend", "onnxruntime", "--port", "0")
-    with pytest.raises(ArtifactError):
-        args.run(args)
+def test_an_engine_that_does_not_load_stops_the_server(
+    fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The fixture's artifacts are no ONNX files: every worker's engine fails to load.
+    code, _ = _refused(capsys, "--bundle", str(fake_bundle), "--backend", "onnxruntime")
+    assert code == 4
 
 
-def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    args = _parsed()
-    with pytest.raises(ArtifactError, match=r"asa-engine\[server\]"):
-        args.run(args)
+    code, line = _refused(capsys)
+    assert code == 4
+    assert "pip install 'asa-engine[server]'" in line
