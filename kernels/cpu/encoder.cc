@@ -68,10 +68,9 @@ Encoder::Encoder(const EncoderShape& shape, Precision precision, int threads)
   scratch_.resize(threads);
 }
 
-void Encoder::pack(PackedLinear& to, Precision precision, Range range, const float* weight,
-                   const float* bias, int in, int out) const {
+void Encoder::pack(PackedLinear& to, Precision precision, const float* weight, const float* bias,
+                   int in, int out) const {
   to.precision = precision;
-  to.range = range;
   to.in = in;
   to.out = round_up(out, kernels_.gemm.geometry.panel);
   const std::size_t groups = chunks_of(precision, in);
@@ -79,12 +78,12 @@ void Encoder::pack(PackedLinear& to, Precision precision, Range range, const flo
   to.bias_buffer = Buffer(to.out);
   if (precision == Precision::int8) {
     to.scale_buffer = Buffer(groups * to.out);
-    to.start_buffer = Buffer(groups * to.out);
+    to.sum_buffer = Buffer(groups * to.out);
   }
   to.panels = to.panel_buffer.ints();
   to.bias = to.bias_buffer.floats();
   to.scale = to.scale_buffer.floats();
-  to.start = to.start_buffer.ints();
+  to.sum = to.sum_buffer.floats();
   std::vector<float> padded_weight(static_cast<std::size_t>(in) * to.out);
   std::vector<float> padded_bias(to.out);
   std::memcpy(padded_weight.data(), weight, sizeof(float) * in * out);
@@ -108,10 +107,10 @@ void Encoder::set_stem(const StemWeights& w) {
     }
     return to;
   };
-  pack(conv1_, dense_, Range::symmetric, reorder(w.conv1_weight, shape_.mels, shape_.mels).data(),
-       w.conv1_bias, kKernel * shape_.mels, width);
-  pack(conv2_, dense_, Range::symmetric, reorder(w.conv2_weight, width, stride_).data(),
-       w.conv2_bias, kKernel * stride_, width);
+  pack(conv1_, dense_, reorder(w.conv1_weight, shape_.mels, shape_.mels).data(), w.conv1_bias,
+       kKernel * shape_.mels, width);
+  pack(conv2_, dense_, reorder(w.conv2_weight, width, stride_).data(), w.conv2_bias,
+       kKernel * stride_, width);
   positions_ = Buffer(static_cast<std::size_t>(shape_.positions) * stride_);
   for (int p = 0; p < shape_.positions; ++p) {
     std::memcpy(positions_.floats() + static_cast<std::size_t>(p) * stride_,
@@ -146,15 +145,14 @@ void Encoder::set_layer(int index, const LayerWeights& w) {
   // The softmax is taken to base 2.
   const float factor = 1.44269504089f / std::sqrt(static_cast<float>(real));
   Layer& to = layers_[index];
-  pack(to.q, dense_, Range::symmetric, pad_outputs(w.q_weight, width, factor).data(),
+  pack(to.q, dense_, pad_outputs(w.q_weight, width, factor).data(),
        pad_outputs(w.q_bias, 1, factor).data(), width, all);
-  pack(to.k, dense_, Range::symmetric, pad_outputs(w.k_weight, width, 1).data(), nullptr, width,
-       all);
-  pack(to.v, dense_, Range::symmetric, pad_outputs(w.v_weight, width, 1).data(),
-       pad_outputs(w.v_bias, 1, 1).data(), width, all);
-  pack(to.o, dense_, Range::symmetric, o_weight.data(), w.o_bias, all, width);
-  pack(to.fc1, inner_, Range::symmetric, w.fc1_weight, w.fc1_bias, width, shape_.inner);
-  pack(to.fc2, inner_, Range::gelu, w.fc2_weight, w.fc2_bias, shape_.inner, width);
+  pack(to.k, dense_, pad_outputs(w.k_weight, width, 1).data(), nullptr, width, all);
+  pack(to.v, dense_, pad_outputs(w.v_weight, width, 1).data(), pad_outputs(w.v_bias, 1, 1).data(),
+       width, all);
+  pack(to.o, dense_, o_weight.data(), w.o_bias, all, width);
+  pack(to.fc1, inner_, w.fc1_weight, w.fc1_bias, width, shape_.inner);
+  pack(to.fc2, inner_, w.fc2_weight, w.fc2_bias, shape_.inner, width);
   to.norm1_weight = copy_of(w.norm1_weight, width, stride_);
   to.norm1_bias = copy_of(w.norm1_bias, width, stride_);
   to.norm2_weight = copy_of(w.norm2_weight, width, stride_);
@@ -247,10 +245,10 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
                                     block_rows * words(dense_, kKernel * stride_),
                                     block_rows * words(dense_, static_cast<int>(all)),
                                     block_rows * words(inner_, shape_.width)}));
-    scratch.input_scale.reserve(block_rows * chunks_of(inner_, shape_.width));
+    scratch.input_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.width));
     scratch.context.reserve(block_rows * all + kGroup);
     scratch.hidden.reserve(block_rows * words(inner_, shape_.inner));
-    scratch.hidden_scale.reserve(block_rows * chunks_of(inner_, shape_.inner));
+    scratch.hidden_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.inner));
     scratch.staging.reserve(std::max(block_rows * kGroup, static_cast<std::size_t>(stride_)));
   }
 }
@@ -275,7 +273,7 @@ Attention Encoder::attention(int sequence, int parity, int frames) const {
 }
 
 Rows Encoder::rows(Scratch& scratch, const Linear& next) const {
-  return {next.precision, next.range, next.in, scratch.input.ints(), scratch.input_scale.floats()};
+  return {next.precision, next.in, scratch.input.ints(), scratch.input_scale.floats()};
 }
 
 void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& scratch) {
@@ -339,7 +337,7 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   input = rows(scratch, layer.fc1);
   kernels_.layer_norm.put(x, stride_, count, layer.norm2_weight.floats(), layer.norm2_bias.floats(),
                           input, scratch.staging.floats());
-  const Rows hidden = {layer.fc2.precision, layer.fc2.range, layer.fc2.in, scratch.hidden.ints(),
+  const Rows hidden = {layer.fc2.precision, layer.fc2.in, scratch.hidden.ints(),
                        scratch.hidden_scale.floats()};
   kernels_.gemm.gelu_put(input, layer.fc1, count, hidden, scratch.staging.floats());
   kernels_.gemm.add(hidden, layer.fc2, count, x, stride_);

@@ -32,30 +32,33 @@ ASA_INLINE void compute_int8(const int32_t* a, const float* a_scale, const int32
   }
   int words = words_of(Precision::int8, w.in);
   for (int group = 0; words > 0; ++group, words -= kChunkWords) {
-    const int32_t* start = w.start + group * w.out + n;
     vi acc[kRows][kVectors];
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = load(start + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = vi{};
     }
     multiply<Int8>(a, b, words < kChunkWords ? words : kChunkWords, acc);
     const float* scale = w.scale + group * w.out + n;
-    vf column[kVectors];
+    const float* sum = w.sum + group * w.out + n;
+    vf column[kVectors], total[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) column[v] = load(scale + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      column[v] = load(scale + v * kLanes);
+      total[v] = load(sum + v * kLanes);
+    }
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
-      const vf row = splat(a_scale[r]);
+      const vf row = splat(a_scale[r]), zero = splat(a_scale[kRows + r] - Int8::kOffset);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         float* to = c[r] + v * kLanes;
-        store(to, load(to) + to_float(acc[r][v]) * (row * column[v]));
+        store(to, load(to) + (to_float(acc[r][v]) - zero * total[v]) * (row * column[v]));
       }
     }
     a += kTileWords;
     b += kChunkWords * kPanel;
-    a_scale += kRows;
+    a_scale += 2 * kRows;
   }
 }
 
@@ -73,7 +76,7 @@ ASA_INLINE void for_each_tile(const Rows& a, const Linear& w, int rows, Done don
       if (w.precision == Precision::bf16) {
         compute<Bf16>(tile, panel, w, n, c);
       } else if (w.precision == Precision::int8) {
-        compute_int8(tile, a.scale + t * chunks * kRows, panel, w, n, c);
+        compute_int8(tile, a.scale + size_t(t) * chunks * 2 * kRows, panel, w, n, c);
       } else {
         compute<Fp32>(tile, panel, w, n, c);
       }
@@ -106,7 +109,7 @@ void gelu_store(const Rows& a, const Linear& w, int rows, float* x, int stride, 
         for (int r = 0; r < valid; ++r) {
           const size_t row = size_t(t) * kRows + r;
           for (int i = 0; i < kPanel; i += kLanes) {
-            vf y = gelu(load(c[r] + i));
+            vf y = gelu<false>(load(c[r] + i));
             if (extra) y += load(extra + row * extra_stride + n + i);
             store(x + row * stride + n + i, y);
           }
@@ -125,12 +128,13 @@ void gelu_put(const Rows& a, const Linear& w, int rows, const Rows& to, float* s
                         word / kChunkWords * kTileWords + word % kChunkWords;
         for (int r = 0; r < kRows; ++r, tile += kChunkWords) {
           if (to.precision == Precision::bf16) {
-            store(tile, to_bf16(gelu(load(c[r])), gelu(load(c[r] + kLanes))));
+            store(tile, to_bf16(gelu<true>(load(c[r])), gelu<true>(load(c[r] + kLanes))));
           } else if (to.precision == Precision::fp32) {
-            for (int i = 0; i < kPanel; i += kLanes) store(tile + i, bits(gelu(load(c[r] + i))));
+            for (int i = 0; i < kPanel; i += kLanes)
+              store(tile + i, bits(gelu<false>(load(c[r] + i))));
           } else {
             float* row = scratch + size_t(t * kRows + r) * kGroup + n % kGroup;
-            for (int i = 0; i < kPanel; i += kLanes) store(row + i, gelu(load(c[r] + i)));
+            for (int i = 0; i < kPanel; i += kLanes) store(row + i, gelu<true>(load(c[r] + i)));
           }
         }
       },
@@ -138,12 +142,11 @@ void gelu_put(const Rows& a, const Linear& w, int rows, const Rows& to, float* s
         const int end = n + kPanel;
         if (to.precision != Precision::int8 || (end % kGroup && end != w.out)) return;
         const int group = n / kGroup;
-        const int left = to.in - group * kGroup;
         for (int row = 0; row < (rows + kRows - 1) / kRows * kRows; ++row) {
-          const size_t at = (size_t(row / kRows) * chunks + group) * kRows + row % kRows;
-          to.scale[at] =
-              quantise_group(scratch + size_t(row) * kGroup, left < kGroup ? left : kGroup,
-                             to.range, (uint8_t*)(to.words + at * kChunkWords));
+          const size_t chunk = size_t(row / kRows) * chunks + group;
+          float* scale = to.scale + chunk * 2 * kRows + row % kRows;
+          quantise(scratch + size_t(row) * kGroup, to.in - group * kGroup,
+                   to.words + (chunk * kRows + row % kRows) * kChunkWords, scale, scale + kRows);
         }
       });
 }
@@ -176,20 +179,32 @@ void keys(const Rows& a, const Linear& w, int rows, const Attention& to, int fir
       [&](int t, int n, int, const Tile& c) {
         const int head = n / to.head_width, column = n % to.head_width;
         const int first = to.precision == Precision::bf16 ? column / 2 : column;
-        for (int r = 0; r < kRows; ++r) {
-          const int key = (first_tile + t) * kRows + r;
-          int32_t* lane = to.keys +
-                          ((size_t(head) * to.key_panels + key / kPanel) * words + first) * kPanel +
-                          key % kPanel;
-          int32_t row[kPanel];
-          int count = kPanel;
-          if (to.precision == Precision::bf16) {
-            store(row, to_bf16(load(c[r]), load(c[r] + kLanes)));
-            count = kLanes;
-          } else {
-            __builtin_memcpy(row, c[r], sizeof(row));
+        const bool paired = to.precision == Precision::bf16;
+        // Turns kLanes words of kLanes keys into the lanes of kLanes words.
+        for (int r0 = 0; r0 < kRows; r0 += kLanes) {
+          const int count = kRows - r0 < kLanes ? kRows - r0 : kLanes;
+          const int key = (first_tile + t) * kRows + r0, lane = key % kPanel;
+          const int before = kPanel - lane < count ? kPanel - lane : count;
+          for (int i0 = 0; i0 < (paired ? kLanes : kPanel); i0 += kLanes) {
+            vf block[kLanes];
+            for (int r = 0; r < kLanes; ++r) {
+              const float* row = c[r0 + (r < count ? r : 0)];
+              block[r] =
+                  paired ? from_bits(to_bf16(load(row), load(row + kLanes))) : load(row + i0);
+            }
+            transpose(block);
+            int32_t* panel =
+                to.keys +
+                ((size_t(head) * to.key_panels + key / kPanel) * words + first + i0) * kPanel;
+            int32_t* next = panel + size_t(words) * kPanel;
+            for (int i = 0; i < kLanes; ++i, panel += kPanel, next += kPanel) {
+              const float* lanes = (const float*)&block[i];
+              __builtin_memcpy(panel + lane, lanes, sizeof(float) * before);
+              if (before < count) {
+                __builtin_memcpy(next, lanes + before, sizeof(float) * (count - before));
+              }
+            }
           }
-          for (int i = 0; i < count; ++i) lane[i * kPanel] = row[i];
         }
       },
       nothing);
@@ -224,9 +239,9 @@ void put_rows(const float* x, int stride, int rows, const Rows& to) {
   const int chunks = chunks_of(to.precision, to.in);
   for (int row = 0; row < rows; ++row) {
     const size_t tile = row / kRows;
-    put_row(to.precision, to.range, x + size_t(row) * stride, to.in, row % kRows,
+    put_row(to.precision, x + size_t(row) * stride, to.in, row % kRows,
             to.words + tile * chunks * kTileWords,
-            to.precision == Precision::int8 ? to.scale + tile * chunks * kRows : nullptr);
+            to.precision == Precision::int8 ? to.scale + tile * chunks * 2 * kRows : nullptr);
   }
 }
 
@@ -254,10 +269,7 @@ void pack_int8(const float* w, const Linear& to, int n) {
       total += q;
     }
     to.scale[group * to.out + n] = scale;
-    int32_t start = to.range == Range::symmetric ? -128 * total : 0;
-    if (Int8::kSignedBytes) start += 128 * total;
-    to.start[group * to.out + n] = start;
-    if (to.range == Range::gelu) to.bias[n] += kGeluFloor * scale * float(total);
+    to.sum[group * to.out + n] = float(total);
   }
 }
 

@@ -35,9 +35,8 @@ void put(const float* x, int stride, int rows, const float* gamma, const float* 
     moments(x, to.in, mean, inverse_sd);
     for (int i = 0; i < to.in; ++i) scratch[i] = (x[i] - mean) * inverse_sd * gamma[i] + beta[i];
     const size_t tile = row / kRows;
-    put_row(to.precision, to.range, scratch, to.in, row % kRows,
-            to.words + tile * chunks * kTileWords,
-            to.precision == Precision::int8 ? to.scale + tile * chunks * kRows : nullptr);
+    put_row(to.precision, scratch, to.in, row % kRows, to.words + tile * chunks * kTileWords,
+            to.precision == Precision::int8 ? to.scale + tile * chunks * 2 * kRows : nullptr);
   }
 }
 

@@ -31,47 +31,69 @@ ASA_INLINE vi pair_bf16(vf a, vf b) {
   return ((ra >> 16) & 0xffff) | (rb & int32_t(0xffff0000));
 }
 
-ASA_INLINE float sum(vf v) {
-  float total = 0.0f;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
-  return total;
-}
-ASA_INLINE float highest(vf v) {
-  float top = v[0];
-  for (int i = 1; i < kLanes; ++i) top = v[i] > top ? v[i] : top;
-  return top;
+template <int S, int... J>
+ASA_INLINE vf swap_lanes(vf v, Lanes<J...>) {
+  return __builtin_shufflevector(v, v, (J ^ S)...);
 }
 
-ASA_INLINE uint8_t to_byte(float x) {
-  const float clamped = x < 0.0f ? 0.0f : x > 255.0f ? 255.0f : x;
-  return uint8_t(int32_t(clamped + 0.5f));
-}
+struct Add {
+  static ASA_INLINE vf of(vf a, vf b) { return a + b; }
+};
+struct Max {
+  static ASA_INLINE vf of(vf a, vf b) { return max(a, b); }
+};
 
-// Quantises `count` <= kGroup floats to bytes and returns their scale.
-ASA_INLINE float quantise_group(const float* x, int count, Range range, uint8_t* bytes) {
-  float top = 0.0f;
-  float shift = 128.0f;
-  if (range == Range::gelu) {
-    for (int i = 0; i < count; ++i) top = x[i] > top ? x[i] : top;
-    top -= kGeluFloor;
+// Combines all lanes, pairwise.
+template <class Op, int S = kLanes / 2>
+ASA_INLINE float reduce(vf v) {
+  v = Op::of(v, swap_lanes<S>(v, AllLanes{}));
+  if constexpr (S > 1) {
+    return reduce<Op, S / 2>(v);
   } else {
-    for (int i = 0; i < count; ++i) {
-      const float magnitude = __builtin_fabsf(x[i]);
-      top = magnitude > top ? magnitude : top;
-    }
+    return v[0];
   }
-  const float scale = (top > 1e-30f ? top : 1e-30f) / (range == Range::gelu ? 255.0f : 127.0f);
+}
+
+ASA_INLINE float sum(vf v) { return reduce<Add>(v); }
+ASA_INLINE float highest(vf v) { return reduce<Max>(v); }
+
+typedef uint8_t vb __attribute__((vector_size(kLanes)));
+
+// Quantises kGroup floats to bytes, x = scale (byte - zero); 0 is represented exactly.
+ASA_INLINE void quantise_group(const float* x, int32_t* to, float& scale, float& zero) {
+  vf low = splat(0.0f), high = splat(0.0f);
+  for (int i = 0; i < kGroup; i += kLanes) {
+    low = min(low, load(x + i));
+    high = max(high, load(x + i));
+  }
+  const float bottom = -highest(-low);
+  const float range = highest(high) - bottom;
+  scale = (range > 1e-30f ? range : 1e-30f) / 255.0f;
   const float inverse = 1.0f / scale;
-  if (range == Range::gelu) shift = -kGeluFloor * inverse;
-  for (int i = 0; i < count; ++i) bytes[i] = to_byte(x[i] * inverse + shift);
-  for (int i = count; i < kGroup; ++i) bytes[i] = 0;  // meets zero weights
-  return scale;
+  zero = float(int32_t(0.5f - bottom * inverse));
+  const vf shift = splat(zero + 0.5f);
+  for (int i = 0; i < kGroup; i += kLanes) {
+    const vf y = min(max(load(x + i) * inverse + shift, splat(0.0f)), splat(255.0f));
+    const vb bytes = __builtin_convertvector(__builtin_convertvector(y, vi), vb);
+    __builtin_memcpy((uint8_t*)to + i, &bytes, sizeof(bytes));
+  }
+}
+
+// The same for a group of `count` floats, the rest taken for zeros.
+ASA_INLINE void quantise(const float* x, int count, int32_t* to, float* scale, float* zero) {
+  if (count >= kGroup) {
+    quantise_group(x, to, *scale, *zero);
+    return;
+  }
+  float padded[kGroup] = {};
+  for (int i = 0; i < count; ++i) padded[i] = x[i];
+  quantise_group(padded, to, *scale, *zero);
 }
 
 // Writes row r of a tile; `words` and `scale` point at the tile. x may be read up to a whole
 // vector pair past `in`; what is read there meets zero weights, so it must be finite.
-ASA_INLINE void put_row(Precision precision, Range range, const float* x, int in, int r,
-                        int32_t* words, float* scale) {
+ASA_INLINE void put_row(Precision precision, const float* x, int in, int r, int32_t* words,
+                        float* scale) {
   const int chunks = chunks_of(precision, in);
   for (int c = 0; c < chunks; ++c) {
     int32_t* to = words + (c * kRows + r) * kChunkWords;
@@ -84,8 +106,8 @@ ASA_INLINE void put_row(Precision precision, Range range, const float* x, int in
       }
       x += 2 * kChunkWords;
     } else {
-      const int left = in - c * kGroup;
-      scale[c * kRows + r] = quantise_group(x, left < kGroup ? left : kGroup, range, (uint8_t*)to);
+      float* at = scale + c * 2 * kRows + r;
+      quantise(x, in - c * kGroup, to, at, at + kRows);
       x += kGroup;
     }
   }

@@ -42,9 +42,9 @@ struct Int8 {
   static constexpr Precision precision = Precision::int8;
   using Acc = vi;
 #if defined(ASA_ISA_NEON)
-  static constexpr bool kSignedBytes = true;  // a - 128 times b: its dot product wants two signs
+  static constexpr float kOffset = 128.0f;  // its dot product wants two signs: a - 128 times b
 #else
-  static constexpr bool kSignedBytes = false;
+  static constexpr float kOffset = 0.0f;
 #endif
   static ASA_INLINE vi step(vi acc, int32_t a, vi b) {
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)

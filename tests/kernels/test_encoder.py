@@ -20,7 +20,8 @@ from asa_engine.nn.config import WhisperEncoderConfig
 
 Tensors = dict[str, NDArray[np.float32]]
 
-# Heads of 16 and 20 (padded inside), an inner width that fills no group, more than one block of keys.
+# Heads of 16 and 20 (padded inside), an inner width that fills no group of 128, and enough frames
+# for several blocks of keys.
 SHAPES = {
     "even": WhisperEncoderConfig(n_mels=80, d_model=128, layers=2, heads=2, ffn=512, positions=700),
     "odd": WhisperEncoderConfig(n_mels=20, d_model=60, layers=3, heads=3, ffn=100, positions=700),

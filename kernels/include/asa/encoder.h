@@ -79,7 +79,7 @@ class Encoder {
 
  private:
   struct PackedLinear : Linear {
-    Buffer panel_buffer, bias_buffer, scale_buffer, start_buffer;
+    Buffer panel_buffer, bias_buffer, scale_buffer, sum_buffer;
   };
   struct Layer {
     PackedLinear q, k, v, o, fc1, fc2;
@@ -92,8 +92,8 @@ class Encoder {
     int sequence, first_tile, tiles;
   };
 
-  void pack(PackedLinear& to, Precision precision, Range range, const float* weight,
-            const float* bias, int in, int out) const;
+  void pack(PackedLinear& to, Precision precision, const float* weight, const float* bias, int in,
+            int out) const;
   void plan(const std::vector<Sequence>& batch);
   Attention attention(int sequence, int parity, int frames) const;
   Rows rows(Scratch& scratch, const Linear& next) const;

@@ -14,7 +14,6 @@ enum class Precision { fp32, bf16, int8 };
 
 inline constexpr int kChunkWords = 32;
 inline constexpr int kGroup = 4 * kChunkWords;  // int8: inputs that share one scale
-inline constexpr float kGeluFloor = -0.17f;     // just below GELU's minimum, -0.169972
 
 inline constexpr int inputs_per_word(Precision precision) {
   return precision == Precision::fp32 ? 1 : precision == Precision::bf16 ? 2 : 4;
@@ -27,30 +26,25 @@ inline constexpr int chunks_of(Precision precision, int inputs) {
 }
 inline constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-// How int8 inputs are stored: signed values as byte - 128, values of GELU as byte + kGeluFloor /
-// scale.
-enum class Range { symmetric, gelu };
-
-// Weights of one linear layer. Int8: one scale an output and group, accumulators are int32 over one
-// group (at most 128 * 255 * 127, no overflow) and float over groups.
+// Weights of one linear layer. Int8: signed weights, one scale an output and group; unsigned
+// inputs, x = scale (byte - zero), one scale and zero a row and group. Accumulators are int32 over
+// one group (at most 128 * 255 * 127, no overflow) and float over groups.
 struct Linear {
   Precision precision = Precision::fp32;
-  Range range = Range::symmetric;
   int in = 0;
   int out = 0;                // a multiple of nr; outputs past the real ones are zero
   int32_t* panels = nullptr;  // [out / nr][words][nr]
   float* bias = nullptr;      // [out]
   float* scale = nullptr;     // int8: [groups][out]
-  int32_t* start = nullptr;   // int8: [groups][out], what the accumulators start from
+  float* sum = nullptr;       // int8: [groups][out], sums of the quantised weights
 };
 
 // Rows of activations, as a GEMM reads them.
 struct Rows {
   Precision precision;
-  Range range;
   int in;
   int32_t* words;  // [tiles][chunks][mr][kChunkWords]
-  float* scale;    // int8: [tiles][chunks][mr]
+  float* scale;    // int8: [tiles][chunks][2][mr], scales and zeros
 };
 
 }  // namespace asa
