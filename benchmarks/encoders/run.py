@@ -58,7 +58,8 @@ several streams; `n` states it in each row); a turn is one timed
 pass, after an untimed one where a pass is shorter than 250 ms. Several streams: that many windows
 of different speech are there at once, and a pass encodes them all, in the way that was fastest
 for the peer (one by one, as a batch, or copies with one thread each). "x PyTorch" is the median
-over rounds of PyTorch fp32's time over the peer's. "cores" is processor time over wall time;
+over rounds of PyTorch fp32's time over the peer's. "CPU ms" is the median processor time of a pass
+in all threads, which other work on the machine disturbs less; "cores" is it over wall time;
 "memory" is what loading the library and encoding added at the peak."""
 
 
@@ -166,6 +167,7 @@ def rows_of(
                 "relative_error": errors[name],
                 "error_bound": ERROR_BOUNDS[peer.precision],
                 "cores_used": sum(t["cpu_ms"] for t in turns) / sum(t["ms"] for t in turns),
+                "p50_cpu_ms": float(np.median([turn["cpu_ms"] for turn in turns])),
                 "memory_mb": turns[-1]["memory_mb"],
                 "samples_ms": [round(turn["ms"], 3) for turn in turns],
             }

@@ -150,9 +150,9 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
 
 _HEAD = (
     "model", "window", "streams", "threads", "peer", "p50 ms", "p90 ms", "windows/s",
-    "x PyTorch", "error", "cores", "memory", "way",
+    "x PyTorch", "error", "CPU ms", "cores", "memory", "way",
 )  # fmt: skip
-_TEXT_COLUMNS = frozenset({0, 4, 12})
+_TEXT_COLUMNS = frozenset({0, 4, 13})
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -167,6 +167,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row['windows_per_s']:.2f}",
         f"{row['speedup']['median']:.2f}",
         f"{row['relative_error']:.1e}",
+        f"{row['p50_cpu_ms']:.1f}",
         f"{row['cores_used']:.2f}",
         f"{row['memory_mb']:.0f} MB",
         row["way"],
