@@ -124,4 +124,5 @@ def atomic_write(target: Path, data: bytes) -> None:
     except OSError as failure:
         raise _out_of_room(target, failure) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -93,3 +93,5 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match="cannot be written"):
         atomic_write(tmp_path / "folder", b"x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        atomic_write(target / "below-a-file", b"x")
