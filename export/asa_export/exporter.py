@@ -36,7 +36,7 @@ from asa_export.speech import Recording, Speech
 from asa_export.tensors import expected_tensors
 from asa_export.weights import Weights
 
-__all__ = ["REFERENCE", "TARGETS", "ExportReport", "Variant", "export", "plan"]
+__all__ = ["REFERENCE", "TARGETS", "ExportReport", "Variant", "export", "plan", "windows_of"]
 
 CARD_NAME = "README.md"
 HEAD_NAME = "head.onnx"
@@ -203,7 +203,7 @@ def _optimise(
             continue
         linears: FloatLinears | Int8Linears = FloatLinears()
         if precision == "int8":
-            windows = _windows(config, speech.calibration)
+            windows = windows_of(config, speech.calibration)
             linears = Int8Linears(config, weights, calibrate(config, weights, windows))
         encoder = f"encoder.{precision}.onnx"
         onnx.save(encoder_model(config, weights, linears), work / encoder)
@@ -213,7 +213,7 @@ def _optimise(
     return stages
 
 
-def _windows(
+def windows_of(
     config: AcousticConfig, recordings: Iterable[Recording]
 ) -> Iterable[NDArray[np.float32]]:
     """Yield the log-mel of every window of the recordings, as the engine would cut them."""
@@ -238,7 +238,7 @@ def _time_windows(
     """
     speech = np.concatenate([recording.samples() for recording in recordings[:TIMED_RECORDINGS]])
     samples = np.resize(speech, config.window_samples)
-    (mel,) = _windows(config, [Recording("timing", samples)])
+    (mel,) = windows_of(config, [Recording("timing", samples)])
     times: dict[str, list[float]] = {scorer.variant: [] for scorer in scorers}
     for _ in range(1 + TIMED_ROUNDS):
         for scorer in scorers:

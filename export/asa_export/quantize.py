@@ -148,10 +148,18 @@ class Int8Linears:
         config: The grader's configuration.
         weights: Its tensors.
         calibration: What `calibrate` returned.
+        smoothing: Exponent of the equalisation.
     """
 
-    def __init__(self, config: AcousticConfig, weights: Weights, calibration: Calibration) -> None:
+    def __init__(
+        self,
+        config: AcousticConfig,
+        weights: Weights,
+        calibration: Calibration,
+        smoothing: float = SMOOTHING,
+    ) -> None:
         self._weights = weights
+        self._smoothing = smoothing
         self._calibration = calibration
         self._norm_divisors: dict[str, NDArray[np.float64]] = {}
         self._input_divisors: dict[str, NDArray[np.float64]] = {}
@@ -184,14 +192,13 @@ class Int8Linears:
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """Quantise the rows once, then one integer product for each layer."""
         moment = self._calibration[names[0]].moment
-        divisors = self._input_divisors.get(names[0])
         matrices = [self._matrix(name) for name in names]
         stacked = np.concatenate(matrices, axis=1)
-        if divisors is not None:
+        if (divisors := self._input_divisors.get(names[0])) is not None:
             stacked *= divisors[:, None]
             moment = moment / np.outer(divisors, divisors)
-        rounded, scales = round_to_int8(stacked, moment)
-        row, row_scale, row_zero = graph.ops("DynamicQuantizeLinear", x, outputs=3)
+        rounded, scales = self.round(names, stacked, moment)
+        row, row_scale, row_zero = self.quantise_rows(graph, x, names)
         results, start = [], 0
         for name, matrix in zip(names, matrices, strict=True):
             part = slice(start, start := start + matrix.shape[1])
@@ -211,12 +218,22 @@ class Int8Linears:
             )
         return results
 
+    def round(
+        self, names: tuple[str, ...], weight: NDArray[np.float64], moment: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Round the weights [K, N] of layers that share an input of this second moment."""
+        return round_to_int8(weight, moment)
+
+    def quantise_rows(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
+        """Return rows as uint8, their scale and their zero point."""
+        return graph.ops("DynamicQuantizeLinear", x, outputs=3)
+
     def _equalise(self, names: tuple[str, ...]) -> NDArray[np.float64]:
         """Return the divisors of an input's channels, geometric mean 1."""
         inputs = np.maximum(self._calibration[names[0]].largest.astype(np.float64), _TINY)
         stacked = np.concatenate([self._matrix(name) for name in names], axis=1)
         weights = np.maximum(np.abs(stacked).max(axis=1), _TINY)
-        logarithm = SMOOTHING * np.log(inputs) - (1 - SMOOTHING) * np.log(weights)
+        logarithm = self._smoothing * np.log(inputs) - (1 - self._smoothing) * np.log(weights)
         divisors: NDArray[np.float64] = np.exp(logarithm - logarithm.mean())
         self._input_divisors[names[0]] = divisors
         return divisors
