@@ -105,10 +105,11 @@ class Stream:
         start = time.perf_counter()
         with self._clock.scope("decode"):
             rest = self._converter.close()
+        with self._clock.scope("validity"):
             self._validity.push(rest)
         self._run.push(rest)
         grade = self._run.finish()
-        with self._clock.scope("decode"):
+        with self._clock.scope("validity"):
             validity = self._validity.finish(self._converter)
         judged = grade if validity.scorable else None
         self._result = Assessment(
@@ -127,6 +128,7 @@ class Stream:
             raise UsageError("the stream is finished", mend="start another with engine.stream()")
         with self._clock.scope("decode"):
             samples = self._converter.push(chunk)
+        with self._clock.scope("validity"):
             self._validity.push(samples)
         self._run.push(samples)
 
@@ -138,7 +140,7 @@ class Stream:
         audio_s = self._converter.samples_out / SAMPLE_RATE_HZ
         return Timing(
             audio_s=audio_s,
-            decode_ms=self._clock.total_ms("decode"),
+            decode_ms=self._clock.total_ms("decode") + self._clock.total_ms("validity"),
             features_ms=self._clock.total_ms("features"),
             encoder_ms=self._clock.total_ms("encoder"),
             prior_ms=None,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from asa_engine.backends.base import Availability, Backend, Encoded, HeadOutput
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
+from asa_engine.profiling import operator_trace_folder
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -67,6 +68,9 @@ def _session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if (folder := operator_trace_folder()) is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / path.stem)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as failure:  # onnxruntime raises its own, unrelated exception types

@@ -95,7 +95,7 @@ class AcousticRun:
         return self._grade(self._stats, self._samples)
 
     def _encode(self, mel: NDArray[np.float32]) -> None:
-        with self._clock.scope("encoder"):
+        with self._clock.scope("encoder", frames=mel.shape[1]):
             encoded = self._backend.encode(mel, frames=self._keep_frames)
         if encoded.frames is not None:
             self.frames.append(encoded.frames)
