@@ -58,6 +58,9 @@ def register(commands: Any) -> None:
         "--limit", type=positive_int, metavar="N", help="compare on at most N recordings"
     )
     parser.add_argument("--name", default="", help="the bundle's name (default: its folder's)")
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="model card (default: the source's, if any)"
+    )
     parser.add_argument("--force", action="store_true", help="replace what stands at BUNDLE")
     add_json_option(parser, "the report")
 
@@ -83,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         variants,
         speech,
         name=args.name,
+        card=args.card,
         overwrite=args.force,
         progress=progress,
     )

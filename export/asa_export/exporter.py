@@ -38,7 +38,7 @@ from asa_export.weights import Weights
 
 __all__ = ["REFERENCE", "TARGETS", "ExportReport", "Variant", "export", "plan", "windows_of"]
 
-CARD_NAME = "README.md"
+CARD_NAME = "MODEL_CARD.md"
 HEAD_NAME = "head.onnx"
 REFERENCE = ("torch", "fp32")
 TARGETS = {
@@ -118,6 +118,7 @@ def export(
     speech: Speech,
     *,
     name: str = "",
+    card: Path | None = None,
     overwrite: bool = False,
     progress: Progress = iter,
 ) -> ExportReport:
@@ -129,6 +130,7 @@ def export(
         variants: What `plan` returned.
         speech: What int8 is calibrated on and the scores are compared on.
         name: What the bundle calls itself; the folder's name if empty.
+        card: The model card to put in; by default the source's own, if it has one.
         overwrite: Replace what stands at `target`.
         progress: Wraps the iteration over recordings.
 
@@ -140,12 +142,15 @@ def export(
     """
     opened = Bundle.open(source)
     config = _validate(opened)
+    if card is not None and not card.is_file():
+        raise UsageError(f"there is no model card {card}", mend="check the path")
     name = name or target.absolute().name
     with atomic_folder(target, overwrite=overwrite) as work:
         for file in (CONFIG_NAME, WEIGHTS_NAME):
             shutil.copyfile(opened.path / file, work / file)
-        if (opened.path / CARD_NAME).is_file():
-            shutil.copyfile(opened.path / CARD_NAME, work / CARD_NAME)
+        card = card or opened.path / CARD_NAME
+        if card.is_file():
+            shutil.copyfile(card, work / CARD_NAME)
         stages = _optimise(config, work, variants, speech)
         write = partial(
             write_manifest,

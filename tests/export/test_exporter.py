@@ -90,6 +90,18 @@ def test_a_bundle_is_exported_again(bundle: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "again" / "encoder.int8.onnx").exists()
 
 
+def test_the_model_card_goes_along(checkpoint: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("It judges.")
+    only = BOTH[:1]
+    with pytest.raises(UsageError, match="no model card"):
+        make(checkpoint, tmp_path / "first", variants=only, card=tmp_path / "none.md")
+    make(checkpoint, tmp_path / "first", variants=only, card=card)
+    make(tmp_path / "first", tmp_path / "second", variants=only)
+    assert "MODEL_CARD.md" in Bundle.open(tmp_path / "second").artifacts
+    assert (tmp_path / "second" / "MODEL_CARD.md").read_text() == "It judges."
+
+
 def test_native_runs_the_checkpoint_itself(checkpoint: Path, tmp_path: Path) -> None:
     report = make(checkpoint, tmp_path / "native", variants=plan(["native"], ["fp32"]))
     assert report.parity[0].variant == "native/fp32"

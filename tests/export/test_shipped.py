@@ -1,0 +1,50 @@
+"""The bundle that ships, on real learners' speech: small enough, and inside its drift budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asa_engine.bundle import DEFAULT_BUNDLE, Bundle
+from asa_engine.manifest import dev_split, read_manifest
+from asa_export.exporter import REFERENCE
+from asa_export.parity import Scorer, compare
+from asa_export.speech import Recording
+
+MOST_BYTES = 32 * 2**20
+RECORDINGS = 12
+
+
+def test_it_is_small_enough() -> None:
+    assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.rglob("*")) <= MOST_BYTES
+
+
+def test_its_report_is_of_real_speech_and_within_budget() -> None:
+    bundle = Bundle.open()
+    assert bundle.auto
+    for variant in bundle.auto:
+        report = bundle.parity["/".join(variant)]
+        assert report["exceeded"] == []
+        assert "synthetic" not in report["speech"]
+        assert report["recordings"] >= 100
+
+
+def test_its_scores_hold_on_real_speech(corpus: Path) -> None:
+    bundle = Bundle.open()
+    dev = dev_split(read_manifest(corpus / "train.jsonl", check_audio=False))[1]
+    chosen = [dev[index * len(dev) // RECORDINGS] for index in range(RECORDINGS)]
+    found = compare(
+        Scorer(bundle, *REFERENCE),
+        [Scorer(bundle, *variant) for variant in bundle.auto],
+        [Recording(u.id, u.audio, u.scores) for u in chosen],
+        "dev speakers",
+    )
+    for parity in found:
+        assert parity.recordings == RECORDINGS
+        assert parity.exceeded == ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_it_runs_on_onnxruntime(precision: str) -> None:
+    assert ("onnxruntime", precision) in Bundle.open().variants()
