@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the comparison of every variant; fail if one is over its budget."""
     from asa_engine.bundle import Bundle
     from asa_engine.manifest import dev_split, read_manifest
-    from asa_export.exporter import REFERENCE
-    from asa_export.parity import Scorer, compare
+    from asa_export.parity import REFERENCE, Scorer, compare
     from asa_export.speech import Recording
 
     bundle = Bundle.open(args.bundle)

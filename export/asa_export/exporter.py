@@ -30,17 +30,16 @@ from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.files import atomic_folder, sha256_file
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_export.onnx import FloatLinears, encoder_model, head_model
-from asa_export.parity import Parity, Scorer, compare
+from asa_export.parity import REFERENCE, Parity, Scorer, compare
 from asa_export.quantize import Int8Linears, calibrate
 from asa_export.speech import Recording, Speech
 from asa_export.tensors import expected_tensors
 from asa_export.weights import Weights
 
-__all__ = ["REFERENCE", "TARGETS", "ExportReport", "Variant", "export", "plan", "windows_of"]
+__all__ = ["TARGETS", "ExportReport", "Variant", "export", "plan", "windows_of"]
 
 CARD_NAME = "MODEL_CARD.md"
 HEAD_NAME = "head.onnx"
-REFERENCE = ("torch", "fp32")
 TARGETS = {
     "onnx": ("onnxruntime", ("fp32", "int8")),
     "native": ("native", ("fp32", "bf16", "int8")),

@@ -26,7 +26,10 @@ from asa_engine.profiling import StageClock
 from asa_engine.selection import Choice, open_backend
 from asa_export.speech import Recording
 
-__all__ = ["AspectParity", "Budget", "Parity", "Scorer", "compare"]
+__all__ = ["REFERENCE", "AspectParity", "Budget", "Parity", "Scorer", "compare"]
+
+REFERENCE = ("torch", "fp32")
+"""Backend and precision that all others are compared with."""
 
 PCC_BUDGETS = {"fp32": 0.0001, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
 _REFERENCE_SCALE = 6.0

@@ -8,8 +8,7 @@ import pytest
 
 from asa_engine.bundle import DEFAULT_BUNDLE, Bundle
 from asa_engine.manifest import dev_split, read_manifest
-from asa_export.exporter import REFERENCE
-from asa_export.parity import Scorer, compare
+from asa_export.parity import REFERENCE, Scorer, compare
 from asa_export.speech import Recording
 
 MOST_BYTES = 32 * 2**20
