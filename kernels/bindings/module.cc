@@ -1,6 +1,7 @@
 // Names, types and documentation only: the work is in asa_kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -72,9 +73,11 @@ void set_layer(asa::Encoder& self, int layer, const std::vector<Weights>& tensor
                          p[12], p[13], p[14]});
 }
 
-std::vector<Matrix> encode(asa::Encoder& self, const std::vector<Mel>& mels,
-                           const std::vector<float>& layer_weights) {
-  std::vector<Matrix> outputs;
+std::pair<std::vector<Matrix>, std::vector<Matrix>> encode(
+    asa::Encoder& self, const std::vector<Mel>& mels, const std::vector<float>& layer_weights,
+    bool moments) {
+  std::vector<Matrix> outputs, sums;
+  const size_t layers = static_cast<size_t>(self.shape().layers) + 1;
   std::vector<asa::Sequence> batch;
   for (const Mel& mel : mels) {
     if (mel.shape(0) != static_cast<size_t>(self.shape().mels)) {
@@ -91,10 +94,14 @@ std::vector<Matrix> encode(asa::Encoder& self, const std::vector<Mel>& mels,
     if (!(nothing == 0.0f)) throw std::invalid_argument("mel must be finite");
     outputs.push_back(new_matrix((mel.shape(1) + 1) / 2, self.shape().width));
     batch.push_back({mel.data(), static_cast<int>(mel.shape(1)), outputs.back().data()});
+    if (moments) {
+      sums.push_back(new_matrix(2, layers * self.shape().width));
+      batch.back().moments = sums.back().data();
+    }
   }
   nb::gil_scoped_release release;
   self.encode(batch, layer_weights);
-  return outputs;
+  return {std::move(outputs), std::move(sums)};
 }
 
 nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig> pool(Mel frames, Mel weight,
@@ -172,5 +179,5 @@ NB_MODULE(_kernels, m) {
             self.set_final_norm(p[0], p[1]);
           },
           "tensors"_a)
-      .def("encode", &encode, "mels"_a, "layer_weights"_a);
+      .def("encode", &encode, "mels"_a, "layer_weights"_a, "moments"_a);
 }

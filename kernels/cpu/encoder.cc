@@ -199,6 +199,9 @@ void Encoder::encode(const std::vector<Sequence>& batch, const std::vector<float
       mix(round, sequence, block, layer_weights[round]);
       if (round < shape_.layers) project(round, sequence, block, scratch_[thread]);
     });
+    for (std::size_t s = 0; s < batch.size(); ++s) {
+      if (batch[s].moments) sum_moments(round, batch[s], first_tile_[s]);
+    }
   }
 }
 
@@ -373,6 +376,26 @@ void Encoder::mix(int layer, const Sequence& sequence, const Block& block, float
   } else {
     kernels_.layer_norm.add_scaled(x, stride_, count, shape_.width, weight, out);
   }
+}
+
+// On one thread, in order of frames: it is little work, and the sums must not depend on blocks.
+void Encoder::sum_moments(int layer, const Sequence& sequence, int first_tile) {
+  const std::size_t first_row = static_cast<std::size_t>(first_tile) * kernels_.gemm.geometry.rows;
+  const float* x = residual_.floats() + first_row * stride_;
+  const int width = shape_.width, count = sequence.frames();
+  int stride = stride_;
+  if (layer == shape_.layers) {
+    const std::size_t size = static_cast<std::size_t>(count) * width;
+    last_.reserve(size);
+    std::memset(last_.floats(), 0, sizeof(float) * size);
+    kernels_.layer_norm.mix(x, stride, count, width, final_weight_.floats(), final_bias_.floats(),
+                            1.0f, last_.floats());
+    x = last_.floats();
+    stride = width;
+  }
+  float* sums = sequence.moments + static_cast<std::size_t>(layer) * width;
+  float* squares = sums + static_cast<std::size_t>(shape_.layers + 1) * width;
+  kernels_.pool.moments(x, stride, count, width, sums, squares);
 }
 
 }  // namespace asa

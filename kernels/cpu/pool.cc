@@ -39,8 +39,18 @@ void pool(const float* frames, int count, int width, const float* attention_weig
   }
 }
 
+void moments(const float* rows, int stride, int count, int width, float* sums, float* squares) {
+  for (int i = 0; i < width; ++i) sums[i] = squares[i] = 0.0f;
+  for (int t = 0; t < count; ++t, rows += stride) {
+    for (int i = 0; i < width; ++i) {
+      sums[i] += rows[i];
+      squares[i] += rows[i] * rows[i];
+    }
+  }
+}
+
 }  // namespace
 
-PoolKernels pool_kernels() { return {.pool = pool}; }
+PoolKernels pool_kernels() { return {.pool = pool, .moments = moments}; }
 
 }  // namespace asa::ASA_ISA

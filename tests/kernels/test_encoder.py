@@ -29,7 +29,7 @@ SHAPES = {
 }
 # fp32: rounding of sums, and GELU's polynomial, good to 2e-6. bf16 keeps 8 bits of each factor and
 # int8 about 7: an error of 2^-9 or 2^-8 of each product, which random signs average down.
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 1.5e-2}
+TOLERANCE = {"fp32": 1e-5, "bf16": 1.1e-2, "int8": 2e-2}
 
 
 def random_tensors(config: WhisperEncoderConfig, seed: int = 0, q_scale: float = 1.0) -> Tensors:

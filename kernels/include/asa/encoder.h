@@ -50,7 +50,8 @@ struct LayerWeights {
 struct Sequence {
   const float* mel;  // [mels][mel_frames]
   int mel_frames;
-  float* out;  // [frames()][width]
+  float* out;                // [frames()][width]
+  float* moments = nullptr;  // [2][layers + 1][width]: sums, then sums of squares, of each h_l
 
   int frames() const { return (mel_frames + 1) / 2; }
 };
@@ -72,7 +73,8 @@ class Encoder {
 
   // out = sum over l of layer_weights[l] h_l, h_0 the embedded input, h_l the output of layer l,
   // the last one after the final LayerNorm. A sequence's result is the same, bit for bit, for any
-  // number of threads and whatever else is in the batch. Calls from several threads take turns.
+  // number of threads and whatever else is in the batch. Where a sequence has room for moments,
+  // the sums over its frames of h_l and of h_l squared are written there. Calls from several threads take turns.
   // Throws std::invalid_argument for lengths the positions do not reach, std::logic_error if
   // weights are missing.
   void encode(const std::vector<Sequence>& batch, const std::vector<float>& layer_weights);
@@ -102,6 +104,7 @@ class Encoder {
   void run_layer(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
   void project(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
   void mix(int layer, const Sequence& sequence, const Block& block, float weight);
+  void sum_moments(int layer, const Sequence& sequence, int first_tile);
 
   EncoderShape shape_;
   const Kernels& kernels_;
@@ -123,6 +126,7 @@ class Encoder {
   std::vector<int> first_tile_;   // of each sequence
   std::vector<int> first_panel_;  // of each sequence's keys
   Buffer residual_, queries_, keys_[2], values_[2];
+  Buffer last_;  // h_L of one sequence, for its moments
 };
 
 }  // namespace asa

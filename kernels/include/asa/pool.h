@@ -10,6 +10,9 @@ struct PoolKernels {
   // w_h = exp(b tanh((a_h . x + c_h) / b)), b = 4, accumulated in float32, frame by frame.
   void (*pool)(const float* frames, int count, int width, const float* attention_weight,
                const float* attention_bias, int heads, float* stats);
+  // sums = sum x, squares = sum x^2, each [width], over rows that are `stride` floats apart.
+  void (*moments)(const float* rows, int stride, int count, int width, float* sums,
+                  float* squares);
 };
 
 }  // namespace asa

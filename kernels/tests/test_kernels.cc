@@ -1,0 +1,299 @@
+// Every kernel of every instruction set this CPU has, on shapes that fill no tile, panel or group,
+// against plain loops in double. Built with sanitizers (-DASA_SANITIZE=address,undefined) it also
+// shows that none reads or writes where it should not.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "asa/encoder.h"
+#include "asa/isa.h"
+
+namespace {
+
+using asa::Precision;
+using Matrix = std::vector<double>;
+
+int failures = 0;
+
+void check(bool ok, const std::string& what) {
+  if (ok) return;
+  ++failures;
+  std::printf("FAILED %s\n", what.c_str());
+}
+
+std::vector<float> noise(std::size_t count, float scale, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+double relative_error(const std::vector<float>& found, const Matrix& expected) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
+    size += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+// Rounding of each factor: 2^-24, 2^-9 and, for 255 steps over the range of a row, about 2^-8.
+double tolerance(Precision precision) {
+  return precision == Precision::fp32 ? 1e-5 : precision == Precision::bf16 ? 5e-3 : 1.5e-2;
+}
+
+const char* name_of(Precision precision) {
+  return precision == Precision::fp32 ? "fp32" : precision == Precision::bf16 ? "bf16" : "int8";
+}
+
+double gelu(double x) { return x / 2 * (1 + std::erf(x / std::sqrt(2.0))); }
+
+struct Weights {
+  Weights(const asa::Kernels& k, Precision precision, int in, int out)
+      : in(in),
+        out(asa::round_up(out, k.gemm.geometry.panel)),
+        weight(noise(std::size_t(in) * this->out, 1.0f / std::sqrt(float(in)), 1)),
+        bias(noise(this->out, 0.3f, 2)),
+        panels(std::size_t(asa::words_of(precision, in)) * this->out),
+        packed_bias(this->out),
+        scale(std::size_t(asa::chunks_of(precision, in)) * this->out),
+        sum(std::size_t(asa::chunks_of(precision, in)) * this->out) {
+    linear = {precision,      in,          this->out, panels.ints(), packed_bias.floats(),
+              scale.floats(), sum.floats()};
+    k.gemm.pack(weight.data(), bias.data(), linear);
+  }
+
+  Matrix times(const std::vector<float>& x, int rows) const {
+    Matrix y(std::size_t(rows) * out);
+    for (int r = 0; r < rows; ++r) {
+      for (int o = 0; o < out; ++o) {
+        double total = bias[o];
+        for (int i = 0; i < in; ++i) total += double(x[r * in + i]) * weight[o * in + i];
+        y[r * out + o] = total;
+      }
+    }
+    return y;
+  }
+
+  int in, out;
+  std::vector<float> weight, bias;
+  asa::Buffer panels, packed_bias, scale, sum;
+  asa::Linear linear;
+};
+
+struct Input {
+  Input(const asa::Kernels& k, Precision precision, int in, int rows)
+      : tiles((rows + k.gemm.geometry.rows - 1) / k.gemm.geometry.rows),
+        words(std::size_t(asa::chunks_of(precision, in)) * asa::kChunkWords * tiles *
+              k.gemm.geometry.rows),
+        scale(std::size_t(asa::chunks_of(precision, in)) * 2 * tiles * k.gemm.geometry.rows),
+        rows{precision, in, words.ints(), scale.floats()} {}
+
+  int tiles;
+  asa::Buffer words, scale;
+  asa::Rows rows;
+};
+
+void test_gemm(const asa::Kernels& k, Precision precision, int in, int out, int rows) {
+  const std::string what = std::string(k.isa) + " gemm " + name_of(precision);
+  const Weights w(k, precision, in, out);
+  const auto x = noise(std::size_t(rows) * in, 1.0f, 3);
+  // put_rows may read up to a whole group from the start of a row's last one.
+  auto padded = x;
+  padded.resize(x.size() + asa::kGroup);
+  Input input(k, precision, in, rows);
+  k.gemm.put_rows(padded.data(), in, rows, input.rows);
+  const Matrix y = w.times(x, rows);
+
+  auto sum = noise(std::size_t(rows) * w.out, 1.0f, 4);
+  Matrix expected(y);
+  for (std::size_t i = 0; i < y.size(); ++i) expected[i] += sum[i];
+  k.gemm.add(input.rows, w.linear, rows, sum.data(), w.out);
+  check(relative_error(sum, expected) < tolerance(precision), what + " add");
+
+  const auto extra = noise(std::size_t(rows) * w.out, 1.0f, 5);
+  for (std::size_t i = 0; i < y.size(); ++i) expected[i] = gelu(y[i]) + extra[i];
+  std::vector<float> stored(y.size());
+  k.gemm.gelu_store(input.rows, w.linear, rows, stored.data(), w.out, extra.data(), w.out);
+  check(relative_error(stored, expected) < tolerance(precision), what + " gelu_store");
+
+  // gelu_put feeds a second product, which is how it is used.
+  const Weights next(k, precision, out, 40);
+  Input hidden(k, precision, out, rows);
+  std::vector<float> scratch(std::size_t(hidden.tiles) * k.gemm.geometry.rows * asa::kGroup);
+  k.gemm.gelu_put(input.rows, w.linear, rows, hidden.rows, scratch.data());
+  std::vector<float> activated(std::size_t(rows) * out);
+  for (int r = 0; r < rows; ++r) {
+    for (int o = 0; o < out; ++o) activated[r * out + o] = float(gelu(y[r * w.out + o]));
+  }
+  std::vector<float> second(std::size_t(rows) * next.out);
+  k.gemm.add(hidden.rows, next.linear, rows, second.data(), next.out);
+  check(relative_error(second, next.times(activated, rows)) < 2 * tolerance(precision),
+        what + " gelu_put");
+}
+
+void test_layer_norm(const asa::Kernels& k, int width, int rows) {
+  const std::string what = std::string(k.isa) + " layer_norm";
+  const auto x = noise(std::size_t(rows) * width, 3.0f, 6);
+  const auto gamma = noise(width, 1.0f, 7), beta = noise(width, 1.0f, 8);
+  std::vector<float> normal(x.size());
+  for (int r = 0; r < rows; ++r) {
+    double mean = 0, variance = 0;
+    for (int i = 0; i < width; ++i) mean += x[r * width + i] / double(width);
+    for (int i = 0; i < width; ++i) variance += std::pow(x[r * width + i] - mean, 2) / width;
+    for (int i = 0; i < width; ++i) {
+      normal[r * width + i] =
+          float((x[r * width + i] - mean) / std::sqrt(variance + 1e-5) * gamma[i] + beta[i]);
+    }
+  }
+  Matrix expected(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) expected[i] = 1.0 + 0.5 * normal[i] + 2.0 * x[i];
+  std::vector<float> mixed(x.size(), 1.0f);
+  k.layer_norm.mix(x.data(), width, rows, width, gamma.data(), beta.data(), 0.5f, mixed.data());
+  k.layer_norm.add_scaled(x.data(), width, rows, width, 2.0f, mixed.data());
+  check(relative_error(mixed, expected) < 1e-5, what + " mix");
+
+  const Weights w(k, Precision::fp32, width, 24);
+  Input input(k, Precision::fp32, width, rows);
+  std::vector<float> scratch(asa::round_up(width, asa::kGroup)), y(std::size_t(rows) * w.out);
+  k.layer_norm.put(x.data(), width, rows, gamma.data(), beta.data(), input.rows, scratch.data());
+  k.gemm.add(input.rows, w.linear, rows, y.data(), w.out);
+  check(relative_error(y, w.times(normal, rows)) < 1e-5, what + " put");
+}
+
+// q_scale 30 makes scores of thousands: the shift taken from the first keys overflows.
+void test_attention(const asa::Kernels& k, Precision precision, int length, float q_scale) {
+  const std::string what =
+      std::string(k.isa) + " attention " + name_of(precision) + " " + std::to_string(length);
+  const int panel = k.gemm.geometry.panel, tile = k.gemm.geometry.rows;
+  const int heads = 2, head = 2 * panel, all = heads * head;
+  const int tiles = (length + tile - 1) / tile, rows = tiles * tile;
+  const int panels = (rows + panel - 1) / panel, words = asa::words_of(precision, head);
+  const Weights w(k, Precision::fp32, all, all);
+  auto x = noise(std::size_t(rows) * all + asa::kGroup, q_scale, 9);
+  Input input(k, Precision::fp32, all, rows);
+  k.gemm.put_rows(x.data(), all, rows, input.rows);
+  asa::Buffer q(std::size_t(rows) * heads * asa::chunks_of(precision, head) * asa::kChunkWords);
+  asa::Buffer keys(std::size_t(panels) * panel * heads * words);
+  asa::Buffer values(std::size_t(panels) * panel * heads * words);
+  const asa::Attention a{precision,     heads,    head,
+                         length,        q.ints(), keys.ints(),
+                         values.ints(), panels,   panels * panel / asa::inputs_per_word(precision)};
+  k.gemm.queries(input.rows, w.linear, rows, a, 0);
+  k.gemm.keys(input.rows, w.linear, rows, a, 0);
+  k.gemm.values(input.rows, w.linear, rows, a, 0);
+  std::vector<float> found(std::size_t(rows) * all);
+  for (int t = 0; t < tiles; ++t) {
+    for (int h = 0; h < heads; ++h) {
+      k.attention.attend(a, t, h, found.data() + std::size_t(t) * tile * all + h * head, all);
+    }
+  }
+  x.resize(std::size_t(rows) * all);
+  const Matrix y = w.times(x, rows);  // queries, keys and values are the same rows here
+  Matrix expected(std::size_t(length) * all);
+  for (int r = 0; r < length; ++r) {
+    for (int h = 0; h < heads; ++h) {
+      std::vector<double> score(length);
+      double top = -1e300, total = 0;
+      for (int c = 0; c < length; ++c) {
+        for (int i = h * head; i < (h + 1) * head; ++i) score[c] += y[r * all + i] * y[c * all + i];
+        top = std::max(top, score[c]);
+      }
+      for (double& s : score) total += s = std::exp2(s - top);
+      for (int c = 0; c < length; ++c) {
+        for (int i = h * head; i < (h + 1) * head; ++i) {
+          expected[r * all + i] += score[c] / total * y[c * all + i];
+        }
+      }
+    }
+  }
+  found.resize(expected.size());
+  // Rounding a score of size s to bfloat16's 8 bits moves its weight by s / 2^9; scores here reach
+  // tens where q_scale is small, and thousands (fp32 only) where it is large.
+  check(relative_error(found, expected) < (precision == Precision::fp32 ? 2e-3 : 2e-1), what);
+}
+
+void test_log_mel(const asa::Kernels& k) {
+  const asa::LogMelPlan plan(80);
+  const int frames = 13;
+  const auto samples = noise(asa::kHop * (frames - 1) + asa::kFft, 0.1f, 10);
+  std::vector<float> found(80 * asa::kFrameBlock);
+  k.log_mel_block(plan, samples.data(), frames, found.data(), asa::kFrameBlock);
+  for (int m = 0; m < 80; ++m) {
+    for (int f = 0; f < frames; ++f) {
+      double power = 0;
+      for (int i = plan.mel_offset[m]; i < plan.mel_offset[m + 1]; ++i) {
+        const int bin = plan.mel_first[m] + i - plan.mel_offset[m];
+        double re = 0, im = 0;
+        for (int n = 0; n < asa::kFft; ++n) {
+          const double angle = 2 * 3.14159265358979323846 * bin * n / asa::kFft;
+          const double value = samples[f * asa::kHop + n] * 2.0 * plan.window[n];
+          re += value * std::cos(angle);
+          im -= value * std::sin(angle);
+        }
+        power += plan.mel_weight[i] * (re * re + im * im);
+      }
+      const double expected = std::log10(std::max(power, 1e-10));
+      check(std::abs(found[m * asa::kFrameBlock + f] - expected) < 1e-4,
+            std::string(k.isa) + " log_mel");
+    }
+  }
+}
+
+void test_pool(const asa::Kernels& k) {
+  const int count = 21, width = 37, heads = 3;
+  const auto x = noise(count * width, 1.0f, 11), a = noise(heads * width, 0.3f, 12);
+  const auto c = noise(heads, 1.0f, 13);
+  Matrix expected(1 + 2 * width + heads * (1 + width));
+  expected[0] = count;
+  for (int t = 0; t < count; ++t) {
+    for (int i = 0; i < width; ++i) {
+      expected[1 + i] += x[t * width + i];
+      expected[1 + width + i] += std::pow(x[t * width + i], 2);
+    }
+    for (int h = 0; h < heads; ++h) {
+      double logit = c[h];
+      for (int i = 0; i < width; ++i) logit += double(a[h * width + i]) * x[t * width + i];
+      const double w = std::exp(4 * std::tanh(logit / 4));
+      expected[1 + 2 * width + h] += w;
+      for (int i = 0; i < width; ++i) {
+        expected[1 + 2 * width + heads + h * width + i] += w * x[t * width + i];
+      }
+    }
+  }
+  std::vector<float> found(expected.size());
+  k.pool.pool(x.data(), count, width, a.data(), c.data(), heads, found.data());
+  check(relative_error(found, expected) < 1e-5, std::string(k.isa) + " pool");
+}
+
+}  // namespace
+
+int main() {
+  const std::string list = asa::available_isas();
+  for (std::size_t begin = 0; begin < list.size();) {
+    const std::size_t end = std::min(list.find(", ", begin), list.size());
+    const asa::Kernels& k = asa::kernels_for(list.substr(begin, end - begin).c_str());
+    begin = end + 2;
+    for (auto precision : {Precision::fp32, Precision::bf16, Precision::int8}) {
+      test_gemm(k, precision, 384, 384, 24);
+      test_gemm(k, precision, 129, 70, 13);
+      test_gemm(k, precision, 3, 1, 1);
+    }
+    test_layer_norm(k, 384, 12);
+    test_layer_norm(k, 61, 5);
+    for (int length : {1, 7, 33, 300, 1100}) {
+      test_attention(k, Precision::fp32, length, 1.0f);
+      test_attention(k, Precision::bf16, length, 0.5f);
+    }
+    test_attention(k, Precision::fp32, 300, 30.0f);
+    test_log_mel(k);
+    test_pool(k);
+    std::printf("%s: done\n", k.isa);
+  }
+  if (failures) std::printf("%d failures\n", failures);
+  return failures != 0;
+}
