@@ -112,6 +112,26 @@ class Encoder:
         Raises:
             ValueError: A wrong shape, dtype or number, NaN or infinity.
         """
+        return self._run(mels, layer_weights, moments=False)[0]
+
+    def encode_with_moments(
+        self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None = None
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Encode as `encode` does, and sum every layer's output over its frames.
+
+        Returns:
+            For each window what `encode` returns, and float32 [2, (layers + 1) * d_model]: the sums
+            over frames of h_0, ..., h_L, then the sums of their squares, h_0 being the embedded
+            input and h_L the last output after the closing LayerNorm.
+
+        Raises:
+            ValueError: As for `encode`.
+        """
+        return list(zip(*self._run(mels, layer_weights, moments=True), strict=True))
+
+    def _run(
+        self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None, *, moments: bool
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         count = self.config.layers + 1
         weights = [0.0] * (count - 1) + [1.0] if layer_weights is None else list(layer_weights)
         if len(weights) != count or not np.isfinite(weights).all():
@@ -124,7 +144,7 @@ class Encoder:
                     f"mel must be float32 [n_mels, T], not {array.dtype} {list(array.shape)}"
                 )
             arrays.append(np.ascontiguousarray(array))
-        return self._encoder.encode(arrays, weights)
+        return self._encoder.encode(arrays, weights, moments)
 
 
 def pool(

@@ -73,9 +73,10 @@ void set_layer(asa::Encoder& self, int layer, const std::vector<Weights>& tensor
                          p[12], p[13], p[14]});
 }
 
-std::pair<std::vector<Matrix>, std::vector<Matrix>> encode(
-    asa::Encoder& self, const std::vector<Mel>& mels, const std::vector<float>& layer_weights,
-    bool moments) {
+std::pair<std::vector<Matrix>, std::vector<Matrix>> encode(asa::Encoder& self,
+                                                           const std::vector<Mel>& mels,
+                                                           const std::vector<float>& layer_weights,
+                                                           bool moments) {
   std::vector<Matrix> outputs, sums;
   const size_t layers = static_cast<size_t>(self.shape().layers) + 1;
   std::vector<asa::Sequence> batch;

@@ -74,9 +74,9 @@ class Encoder {
   // out = sum over l of layer_weights[l] h_l, h_0 the embedded input, h_l the output of layer l,
   // the last one after the final LayerNorm. A sequence's result is the same, bit for bit, for any
   // number of threads and whatever else is in the batch. Where a sequence has room for moments,
-  // the sums over its frames of h_l and of h_l squared are written there. Calls from several threads take turns.
-  // Throws std::invalid_argument for lengths the positions do not reach, std::logic_error if
-  // weights are missing.
+  // the sums over its frames of h_l and of h_l squared are written there. Calls from several
+  // threads take turns. Throws std::invalid_argument for lengths the positions do not reach,
+  // std::logic_error if weights are missing.
   void encode(const std::vector<Sequence>& batch, const std::vector<float>& layer_weights);
 
  private:
