@@ -19,6 +19,11 @@ BATCH = 16
 class FrozenFeatures:
     """Every layer's output for every recording of a corpus, unchanged by augmentation.
 
+    Attributes:
+        counts: Frames of each recording, float64 [n, 1].
+        sums: Of every layer sum of h, then of every layer sum of h^2, over each recording's
+            frames before they are rounded, float64 [n, 2 (layers + 1) D].
+
     Args:
         encoder: Used in evaluation mode.
         config: How recordings are cut into windows.
@@ -31,6 +36,9 @@ class FrozenFeatures:
     ) -> None:
         self._windows: list[list[Tensor]] = [[] for _ in range(len(corpus))]
         order = np.argsort([len(audio) for audio in corpus.audio], kind="stable").tolist()
+        self.counts = np.zeros((len(corpus), 1))
+        shape = config.encoder
+        self.sums = np.zeros((len(corpus), 2 * (shape.layers + 1) * shape.d_model))
         encoder.eval()
         with (
             torch.inference_mode(),
@@ -38,11 +46,16 @@ class FrozenFeatures:
         ):
             for start in range(0, len(order), BATCH):
                 batch = make_batch(corpus, order[start : start + BATCH], config)
-                layers = torch.stack(encoder(batch.mel, batch.lengths), 1).half()
+                layers = torch.stack(encoder(batch.mel, batch.lengths), 1)
                 lengths = frames_of(batch.lengths).tolist()
                 for window, owner in enumerate(batch.owner.tolist()):
-                    item = self._windows[batch.index[owner]]
-                    item.append(layers[window, :, : lengths[window]].clone())
+                    item = batch.index[owner]
+                    frames = layers[window, :, : lengths[window]]
+                    self._windows[item].append(frames.half())
+                    self.counts[item] += lengths[window]
+                    self.sums[item] += np.concatenate(
+                        (frames.sum(1).flatten().numpy(), frames.square().sum(1).flatten().numpy())
+                    )
                 bar.update(len(batch.index))
 
     def batch(self, index: list[int]) -> Batch:

@@ -24,8 +24,9 @@ from asa_engine.graders.acoustic.model import AcousticGrader
 from asa_engine.metrics import pcc
 from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.nn.whisper import EncoderLayer
-from asa_engine.training.data import Batch, epoch_order, load_corpus, make_batch
+from asa_engine.training.data import Batch, Corpus, epoch_order, load_corpus, make_batch
 from asa_engine.training.frozen import FrozenFeatures
+from asa_engine.training.kernel import fit_kernel
 from asa_engine.training.recipe import PhaseRecipe, Recipe
 from asa_engine.training.report import REPORT_NAME, calibrated, evaluate_dev, write_report
 from asa_engine.training.state import (
@@ -159,7 +160,6 @@ class Trainer:
     def _next_phase(self) -> None:
         copy_weights(self.best, self.model)
         copy_weights(self.best, self.average)
-        self.features = self.dev_features = None
         self.progress = Progress(
             self.recipe.digest, self.progress.phase + 1, history=self.progress.history
         )
@@ -168,9 +168,10 @@ class Trainer:
 
     def _run_phase(self, phase: PhaseRecipe) -> None:
         if phase.encoder_lr == 0:
-            encoder, config = self.model.grader.encoder, self.recipe.grader
-            self.features = FrozenFeatures(encoder, config, self.corpus, "train frames")
-            self.dev_features = FrozenFeatures(encoder, config, self.dev, "dev frames")
+            self.features = self.features or self._frozen(self.corpus, "train frames")
+            self.dev_features = self.dev_features or self._frozen(self.dev, "dev frames")
+        else:
+            self.features = self.dev_features = None
         shadow = Bf16Encoder(self.model.grader.encoder) if phase.bf16 and phase.encoder_lr else None
         per_epoch = len(epoch_order(self.corpus, phase.batch_size, self._rng(_ORDER, 0)))
         steps = per_epoch * phase.epochs
@@ -297,15 +298,19 @@ class Trainer:
         return scores
 
     def _write(self, seconds: float) -> None:
-        grader = self.best.grader.eval()
-        grader.round_encoder()
-        dev = evaluate_dev(grader, self.dev)
+        grader, kernel = self.best.grader, None
+        grader.round_halves()
+        if self.recipe.kernel is not None:
+            features = self.features or self._frozen(self.corpus, "train frames")
+            fit = fit_kernel(grader, self.corpus, features, self.recipe.kernel)
+            grader, kernel = fit.grader, fit.figures
+        dev = evaluate_dev(grader.eval(), self.dev)
         grader.config = calibrated(grader.config, self.dev, dev)
-        grader.save(
-            self.output,
-            overwrite=True,
-            extra={REPORT_NAME: write_report(self.recipe, self.dev, dev, self.progress, seconds)},
-        )
+        report = write_report(self.recipe, self.dev, dev, self.progress, kernel, seconds)
+        grader.save(self.output, overwrite=True, extra={REPORT_NAME: report})
+
+    def _frozen(self, corpus: Corpus, title: str) -> FrozenFeatures:
+        return FrozenFeatures(self.best.grader.encoder, self.recipe.grader, corpus, title)
 
     def _save(self) -> None:
         save_state(self.work, self.progress, self._modules(), self.optimizer, self.names)

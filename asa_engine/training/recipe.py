@@ -13,7 +13,15 @@ from typing import Any, Self, TypeVar
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.graders.acoustic.config import AcousticConfig
 
-__all__ = ["AugmentRecipe", "DataRecipe", "EncoderRecipe", "PhaseRecipe", "Recipe", "find_recipe"]
+__all__ = [
+    "AugmentRecipe",
+    "DataRecipe",
+    "EncoderRecipe",
+    "KernelRecipe",
+    "PhaseRecipe",
+    "Recipe",
+    "find_recipe",
+]
 
 RECIPES = Path(__file__).parent / "recipes"
 SHARED_VARIABLE = "ASA_SHARED"
@@ -81,6 +89,8 @@ class PhaseRecipe:
         batch_size: Utterances a step.
         head_lr: Peak learning rate of everything but the encoder.
         encoder_lr: Peak learning rate of the encoder's last layer; 0 keeps the encoder frozen.
+        frozen_layers: Layers kept frozen, from the convolutions (1) and the first layer (2) up;
+            0 trains all of the encoder.
         layer_decay: Factor on the learning rate per layer below the last.
         warmup: Share of all steps with a rising learning rate; a cosine to 2 % follows.
         weight_decay: Of AdamW, on matrices only.
@@ -101,6 +111,7 @@ class PhaseRecipe:
     batch_size: int = 16
     head_lr: float = 1e-3
     encoder_lr: float = 0.0
+    frozen_layers: int = 0
     layer_decay: float = 0.8
     warmup: float = 0.08
     weight_decay: float = 0.02
@@ -117,6 +128,27 @@ class PhaseRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelRecipe:
+    """Kernel ridge regression fitted after the last phase, on the encoder as it is then.
+
+    Attributes:
+        blend: Weight of the network's scores; the kernel's have the rest.
+        width: Principal directions kept.
+        folds: Speaker-disjoint folds of the train side for the choice of the rest.
+        gammas: Candidates for the kernel's inverse squared width.
+        ridges: Candidates for the ridge.
+        durations: Candidates for the weight of the log duration.
+    """
+
+    blend: float
+    width: int = 256
+    folds: int = 5
+    gammas: tuple[float, ...] = (0.6,)
+    ridges: tuple[float, ...] = (0.2,)
+    durations: tuple[float, ...] = (0.3,)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A whole training run.
 
@@ -128,6 +160,7 @@ class Recipe:
         grader: The grader's configuration; its encoder shape is taken from the source's weights.
         augment: Changes made to the training audio while the encoder is trained.
         phases: In order.
+        kernel: What is fitted after them; None: nothing.
         threads: PyTorch threads; the result depends on it in the last bits.
         digest: SHA-256 of the file; a run is resumed only under the same one.
         folder: Where the recipe lies.
@@ -140,6 +173,7 @@ class Recipe:
     grader: AcousticConfig
     augment: AugmentRecipe
     phases: tuple[PhaseRecipe, ...]
+    kernel: KernelRecipe | None
     threads: int
     digest: str
     folder: Path = field(repr=False)
@@ -162,7 +196,17 @@ class Recipe:
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not valid TOML: {error}", mend="mend that line") from None
-        known = {"name", "seed", "threads", "data", "encoder", "grader", "augment", "phase"}
+        known = {
+            "name",
+            "seed",
+            "threads",
+            "data",
+            "encoder",
+            "grader",
+            "augment",
+            "phase",
+            "kernel",
+        }
         if unknown := sorted(table.keys() - known):
             raise UsageError(
                 f"{path}: unknown {', '.join(unknown)}", mend=f"known: {', '.join(sorted(known))}"
@@ -186,6 +230,11 @@ class Recipe:
             phases=tuple(
                 _build(PhaseRecipe, item, f"{where} [[phase]] {i + 1}")
                 for i, item in enumerate(phases)
+            ),
+            kernel=(
+                _build(KernelRecipe, table["kernel"], f"{where} [kernel]")
+                if "kernel" in table
+                else None
             ),
             threads=_value(table.get("threads", 2), 0, f"{where}: threads"),
             digest=hashlib.sha256(raw).hexdigest(),
@@ -222,6 +271,15 @@ class Recipe:
             for name in ("dropout", "encoder_dropout", "ema", "warmup"):
                 if not 0 <= getattr(phase, name) < 1:
                     raise UsageError(f"{where} [[phase]] {phase.name}: {name} must be in [0, 1)")
+        if self.grader.kernel_centres:
+            raise UsageError(f"{where} [grader]: kernel_centres is set by [kernel]")
+        if (kernel := self.kernel) is not None:
+            if not 0 <= kernel.blend <= 1:
+                raise UsageError(f"{where} [kernel]: blend must be in [0, 1]")
+            if kernel.folds < 2 or kernel.width < 1:
+                raise UsageError(f"{where} [kernel]: folds or width is too small")
+            if not (kernel.gammas and kernel.ridges and kernel.durations):
+                raise UsageError(f"{where} [kernel]: a list of candidates is empty")
         if not 1 <= self.threads <= 1024:
             raise UsageError(f"{where}: threads must be 1 to 1024")
 
@@ -254,7 +312,7 @@ def _build(cls: type[_T], table: object, where: str) -> _T:
     for name, spec in fields.items():
         if spec.default is dataclasses.MISSING and name not in table:
             raise UsageError(f"{where}: {name} is missing", mend="mend the recipe")
-    examples = {"str": "", "int": 0, "float": 0.0, "bool": False}
+    examples = {"str": "", "int": 0, "float": 0.0, "bool": False, "tuple[float, ...]": (0.0,)}
     values = {
         name: _value(value, examples[str(fields[name].type)], f"{where}: {name}")
         for name, value in table.items()
@@ -264,6 +322,10 @@ def _build(cls: type[_T], table: object, where: str) -> _T:
 
 def _value(value: Any, example: Any, where: str) -> Any:
     kind = type(example)
+    if kind is tuple:
+        if not isinstance(value, list):
+            raise UsageError(f"{where} is {value!r}, not a list", mend="mend it")
+        return tuple(_value(item, example[0], where) for item in value)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:

@@ -62,6 +62,7 @@ def write_report(
     dev: Corpus,
     predicted: NDArray[np.float64],
     progress: Progress,
+    kernel: dict[str, Any] | None,
     seconds: float,
 ) -> str:
     """Return the training report as JSON text.
@@ -97,6 +98,7 @@ def write_report(
         "threads": recipe.threads,
         "phases": [dataclasses.asdict(phase) for phase in recipe.phases],
         "augment": dataclasses.asdict(recipe.augment),
+        "kernel": kernel,
         "dev": figures,
         "history": progress.history,
         "seconds": round(seconds, 1),

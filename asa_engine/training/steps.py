@@ -153,12 +153,14 @@ def parameter_groups(network: Network, phase: PhaseRecipe) -> list[dict[str, obj
         part = name.removeprefix("grader.encoder.")
         rate = phase.head_lr
         if part != name:
-            depth = layers
+            level = 0  # the convolutions
             if part.startswith("layers."):
-                depth = layers - 1 - int(part.split(".")[1])
+                level = 1 + int(part.split(".")[1])
             elif part.startswith("layer_norm"):
-                depth = 0
-            rate = phase.encoder_lr * phase.layer_decay**depth
+                level = layers
+            rate = phase.encoder_lr * phase.layer_decay ** (layers - level)
+            if level < phase.frozen_layers:
+                rate = 0.0
         frozen = rate == 0 or part.startswith("embed_positions")
         parameter.requires_grad_(not frozen)
         if not frozen:

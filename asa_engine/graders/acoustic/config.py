@@ -35,6 +35,7 @@ _ENCODER_LIMITS = {
 }
 _MAX_WINDOW_S = 60.0
 _MAX_WIDTH = 8192
+_MAX_CENTRES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class AcousticConfig:
         prior_width: Inner width of the prior's MLP.
         prior_embedding: Width of the prior's projection into the head.
         head_width: Inner width of the regression head.
+        kernel_centres: Recordings N that the kernel regressor compares with; 0 for a grader
+            without one.
+        kernel_width: Principal directions R it compares in.
     """
 
     aspects: tuple[AspectConfig, ...]
@@ -101,6 +105,8 @@ class AcousticConfig:
     prior_width: int = 128
     prior_embedding: int = 32
     head_width: int = 256
+    kernel_centres: int = 0
+    kernel_width: int = 256
 
     @property
     def window_samples(self) -> int:
@@ -120,9 +126,17 @@ class AcousticConfig:
 
     @property
     def stats_width(self) -> int:
-        """Number K of pooled sums: count, sum, sum of squares, H weights, H weighted sums."""
+        """Number K of pooled sums: count, sum, sum of squares, H weights, H weighted sums.
+
+        With a kernel regressor, sum and sum of squares of each layer's outputs follow.
+        """
         width, heads = self.encoder.d_model, self.attention_heads
-        return 1 + 2 * width + heads * (1 + width)
+        return 1 + 2 * width + heads * (1 + width) + self.moments_width
+
+    @property
+    def moments_width(self) -> int:
+        """Number of the kernel regressor's sums: 2 (layers + 1) D, or none."""
+        return 2 * (self.encoder.layers + 1) * self.encoder.d_model if self.kernel_centres else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that `from_dict` reads."""
@@ -164,6 +178,12 @@ class AcousticConfig:
         for name in ("attention_heads", "prior_width", "prior_embedding", "head_width"):
             if name in fields:
                 fields[name] = _integer(fields[name], name, _MAX_WIDTH)
+        for name, least, most in (
+            ("kernel_centres", 0, _MAX_CENTRES),
+            ("kernel_width", 1, _MAX_WIDTH),
+        ):
+            if name in fields:
+                fields[name] = _integer(fields[name], name, most, least)
         for name in ("window_s", "min_window_s"):
             if name in fields:
                 fields[name] = _number(fields[name], name)
@@ -221,9 +241,9 @@ def _number(value: object, name: str) -> float:
     return float(value)
 
 
-def _integer(value: object, name: str, most: int) -> int:
-    if type(value) is not int or not 1 <= value <= most:
-        raise _bad(name, value, f"a whole number from 1 to {most}")
+def _integer(value: object, name: str, most: int, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise _bad(name, value, f"a whole number from {least} to {most}")
     return value
 
 

@@ -37,6 +37,8 @@ VARIANCE_FLOOR = 1e-5
 REFERENCE_FRAMES = 175.0
 LOG_FRAMES_SCALE = 0.5
 LOG_FRAMES_RANGE = (-2.0, 3.5)
+# Tensors stored as float16; training rounds them before anything is measured.
+_HALF = ("encoder.", "kernel_projection")
 
 
 class HeadOutputs(NamedTuple):
@@ -99,11 +101,34 @@ class AcousticGrader(nn.Module):
         )
         self.head_fc2 = nn.Linear(config.head_width, len(config.aspects))
         self.dropout = nn.Dropout(0.0)  # training sets it
+        if config.kernel_centres:
+            self._make_kernel(config)
         middle = [(a.scale_min + a.scale_max) / 2 for a in config.aspects]
         self.score_mean: Tensor
+        self.blend: Tensor
+        self.kernel_projection: Tensor
+        self.kernel_bias: Tensor
+        self.kernel_duration: Tensor
+        self.kernel_centres: Tensor
+        self.kernel_weights: Tensor
+        self.kernel_mean: Tensor
         self.score_std: Tensor
         self.register_buffer("score_mean", torch.tensor(middle))
         self.register_buffer("score_std", torch.ones(len(config.aspects)))
+
+    def _make_kernel(self, config: AcousticConfig) -> None:
+        """Declare the kernel regressor's tensors; `asa_engine.training.kernel` computes them."""
+        aspects, centres, width = len(config.aspects), config.kernel_centres, config.kernel_width
+        for name, shape in (
+            ("blend", (aspects,)),
+            ("kernel_projection", (width, config.moments_width)),
+            ("kernel_bias", (width,)),
+            ("kernel_duration", (1,)),
+            ("kernel_centres", (centres, width + 1)),
+            ("kernel_weights", (aspects, centres)),
+            ("kernel_mean", (aspects,)),
+        ):
+            self.register_buffer(name, torch.zeros(shape))
 
     def encode_window(self, mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode log-mel windows and pool them.
@@ -116,8 +141,13 @@ class AcousticGrader(nn.Module):
             frames [B, ceil(T / 2), D], 50 a second, and stats float32 [B, K], which may be added
             over the windows of a recording (`pool`).
         """
-        frames = self.mix(self.encoder(mel, lengths))
-        return frames, self.pool(frames, None if lengths is None else frames_of(lengths))
+        layers = self.encoder(mel, lengths)
+        valid = None if lengths is None else frames_of(lengths)
+        frames = self.mix(layers)
+        stats = self.pool(frames, valid)
+        if self.config.kernel_centres:
+            stats = torch.cat((stats, self.moments(layers, valid)), dim=1)
+        return frames, stats
 
     def mix(self, layers: list[Tensor]) -> Tensor:
         """Return the softmax-weighted sum of the encoder's layer outputs, [B, T, D]."""
@@ -153,12 +183,38 @@ class AcousticGrader(nn.Module):
             dim=1,
         )
 
+    def moments(self, layers: list[Tensor], lengths: Tensor | None = None) -> Tensor:
+        """Sum what the kernel regressor needs of the layers' outputs, each [B, T, D].
+
+        In order: the sum over frames of each layer, h_0 (the embedded input) first; then the sum
+        of squares of each: [B, 2 (layers + 1) D].
+        """
+        stacked = torch.stack(layers, dim=1)
+        if lengths is not None:
+            valid = torch.arange(stacked.shape[2], device=stacked.device) < lengths[:, None]
+            stacked = stacked * valid[:, None, :, None]
+        return torch.cat((stacked.sum(2).flatten(1), stacked.square().sum(2).flatten(1)), dim=1)
+
+    def kernel_place(self, count: Tensor, moments: Tensor, duration: Tensor) -> Tensor:
+        """Map summed moments to the space whose squared distances the kernel takes, [B, R + 1].
+
+        Means and deviations of every layer, standardised and projected on principal directions
+        (both folded into `kernel_projection` and `kernel_bias`), then the scaled duration.
+        """
+        place = F.linear(layer_profile(count, moments), self.kernel_projection, self.kernel_bias)
+        return torch.cat((place, duration * self.kernel_duration), dim=1)
+
     def head(self, stats: Tensor) -> HeadOutputs:
-        """Map summed stats, float32 [B, K], to prior and scores."""
+        """Map summed stats, float32 [B, K], to prior and scores.
+
+        With a kernel regressor, scores = blend * network + (1 - blend) * kernel, where kernel =
+        mean + sum_i w_i exp(-|p - c_i|^2) over its centres c_i, p the recording's place: the
+        posterior mean of a Gaussian process (Rasmussen and Williams 2006, equation 2.25) with its
+        length scale folded into the places.
+        """
         width, heads = self.config.encoder.d_model, self.config.attention_heads
-        count, total, squares, weights, weighted = torch.split(
-            stats, [1, width, width, heads, heads * width], dim=1
-        )
+        sizes = [1, width, width, heads, heads * width, self.config.moments_width]
+        count, total, squares, weights, weighted, moments = torch.split(stats, sizes, dim=1)
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(VARIANCE_FLOOR).sqrt()
         attended = weighted.reshape(-1, heads, width) / weights.unsqueeze(2)
@@ -168,17 +224,23 @@ class AcousticGrader(nn.Module):
         prior = prior_logits.softmax(-1)
 
         pooled = (mean, deviation, *attended.unbind(1))
-        duration = torch.log(count / REFERENCE_FRAMES) / LOG_FRAMES_SCALE
+        duration = relative_duration(count)
         features = torch.cat(
             (
                 *(norm(part) for norm, part in zip(self.pool_norms, pooled, strict=True)),
                 self.prior_projector(prior),
-                duration.clamp(*LOG_FRAMES_RANGE),
+                duration,
             ),
             dim=1,
         )
         hidden = self.dropout(F.gelu(self.head_fc1(self.dropout(features))))
         scores = self.score_mean + self.score_std * self.head_fc2(hidden)
+        if self.config.kernel_centres:
+            place = self.kernel_place(count, moments, duration)
+            # Differences first: |p|^2 - 2 p.c + |c|^2 would cancel where distances are small.
+            distance = (place.unsqueeze(1) - self.kernel_centres).square().sum(2)
+            kernel = F.linear(torch.exp(-distance), self.kernel_weights, self.kernel_mean)
+            scores = kernel + self.blend * (scores - kernel)
         return HeadOutputs(scores, prior, prior_logits, hidden)
 
     @torch.inference_mode()
@@ -212,11 +274,11 @@ class AcousticGrader(nn.Module):
         scores = output.scores[0].clamp(low, high)
         return Offline(scores.numpy(), output.prior_probabilities[0].numpy(), stats)
 
-    def round_encoder(self) -> None:
-        """Round the encoder's weights to float16 values, as they are stored."""
-        with torch.no_grad():
-            for parameter in self.encoder.parameters():
-                parameter.copy_(parameter.half().float())
+    def round_halves(self) -> None:
+        """Round what is stored as float16 to float16 values."""
+        for name, value in self.state_dict().items():
+            if name.startswith(_HALF):
+                value.copy_(value.half().float())
 
     def save(
         self,
@@ -225,7 +287,9 @@ class AcousticGrader(nn.Module):
         overwrite: bool = False,
         extra: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Write `config.json` and `weights.safetensors` (encoder float16, rest float32).
+        """Write `config.json` and `weights.safetensors`.
+
+        The encoder and the kernel's projection are stored as float16, the rest as float32.
 
         Args:
             folder: Where to.
@@ -237,7 +301,7 @@ class AcousticGrader(nn.Module):
         """
         with atomic_folder(Path(folder), overwrite=overwrite) as work:
             state = {
-                name: (value.half() if name.startswith("encoder.") else value.float()).contiguous()
+                name: (value.half() if name.startswith(_HALF) else value.float()).contiguous()
                 for name, value in self.state_dict().items()
             }
             text = json.dumps(self.config.to_dict(), indent=1) + "\n"
@@ -257,7 +321,11 @@ class AcousticGrader(nn.Module):
         config = AcousticConfig.load(folder)
         path = folder / WEIGHTS_NAME
         try:
-            state = {name: value.float() for name, value in load_file(path).items()}
+            # Copies, because a tensor's place in a file is not aligned, and the alignment of a
+            # matrix can change the last bit of a product.
+            state = {
+                name: value.to(torch.float32, copy=True) for name, value in load_file(path).items()
+            }
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
@@ -267,6 +335,19 @@ class AcousticGrader(nn.Module):
         _check_state(path, grader.state_dict(), state)
         grader.load_state_dict(state, assign=True)
         return grader.eval()
+
+
+def relative_duration(count: Tensor) -> Tensor:
+    """Return the frame counts [B, 1] on a log scale, held to the range seen in training."""
+    duration = torch.log(count / REFERENCE_FRAMES) / LOG_FRAMES_SCALE
+    return duration.clamp(*LOG_FRAMES_RANGE)
+
+
+def layer_profile(count: Tensor, moments: Tensor) -> Tensor:
+    """Return mean and deviation of every layer's outputs, [B, 2 (layers + 1) D]."""
+    means, squares = (moments / count).chunk(2, dim=1)
+    deviations = (squares - means.square()).clamp_min(VARIANCE_FLOOR).sqrt()
+    return torch.cat((means, deviations), dim=1)
 
 
 def _check_state(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
