@@ -34,6 +34,8 @@ _CONFIG_FIELDS = {
     "positions": "max_source_positions",
 }
 
+_Vector = NDArray[np.float64]
+
 
 class WhisperEncoder:
     """Whisper's audio encoder, for those who only want that one, fast.
@@ -101,7 +103,8 @@ class NativeBackend(Backend):
         self.threads = threads
         self._config = config
         self._head = _read_head(config, tensors)
-        mix = np.exp(self._head["layer_mix"].astype(np.float64))
+        self._head64 = {name: weight.astype(np.float64) for name, weight in self._head.items()}
+        mix = np.exp(self._head64["layer_mix"])
         self._layer_weights = [float(weight) for weight in mix / mix.sum()]
         self._encoder = _build(config.encoder, tensors, "encoder.", precision, threads)
 
@@ -128,16 +131,21 @@ class NativeBackend(Backend):
 
     def encode(self, mel: NDArray[np.float32], *, frames: bool = False) -> Encoded:
         """Encode one window; frames are handed out only when asked for."""
-        encoded = self._encoder.encode([mel], self._layer_weights)[0]
-        stats = pool(encoded, self._head["attention.weight"], self._head["attention.bias"])
+        attention = self._head["attention.weight"], self._head["attention.bias"]
+        if self._config.kernel_centres:
+            encoded, moments = self._encoder.encode_with_moments([mel], self._layer_weights)[0]
+            stats = np.concatenate([pool(encoded, *attention), moments.ravel()])
+        else:
+            encoded = self._encoder.encode([mel], self._layer_weights)[0]
+            stats = pool(encoded, *attention)
         return Encoded(stats, encoded if frames else None)
 
     def head(self, stats: NDArray[np.float32]) -> HeadOutput:
         """Compute prior and scores, in float64: it is a few thousand products."""
-        weights, width = self._head, self._config.encoder.d_model
+        weights, width = self._head64, self._config.encoder.d_model
         heads = self._config.attention_heads
-        count, total, squares, attention, weighted = np.split(
-            stats.astype(np.float64), np.cumsum([1, width, width, heads])
+        count, total, squares, attention, weighted, moments = np.split(
+            stats.astype(np.float64), np.cumsum([1, width, width, heads, heads * width])
         )
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, _VARIANCE_FLOOR))
@@ -158,7 +166,26 @@ class NativeBackend(Backend):
         )
         hidden = _gelu(_linear(weights, "head_fc1", features))
         scores = weights["score_mean"] + weights["score_std"] * _linear(weights, "head_fc2", hidden)
+        if self._config.kernel_centres:
+            share = weights["blend"]
+            scores = share * scores + (1 - share) * self._kernel_scores(count, moments, duration)
         return HeadOutput(scores.astype(np.float32), prior.astype(np.float32))
+
+    def _kernel_scores(self, count: _Vector, moments: _Vector, duration: _Vector) -> _Vector:
+        """Regress on the layers' means and deviations with a Gaussian kernel."""
+        weights = self._head64
+        means, squares = np.split(moments / count, 2)
+        deviations = np.sqrt(np.maximum(squares - means**2, _VARIANCE_FLOOR))
+        layers = np.concatenate([means, deviations])
+        place = np.concatenate(
+            [
+                weights["kernel_projection"] @ layers + weights["kernel_bias"],
+                duration.clip(*_LOG_FRAMES_RANGE) * weights["kernel_duration"],
+            ]
+        )
+        near = np.exp(-np.square(weights["kernel_centres"] - place).sum(axis=1))
+        scores: _Vector = weights["kernel_weights"] @ near + weights["kernel_mean"]
+        return scores
 
 
 def _build(
@@ -216,6 +243,17 @@ def _read_head(config: AcousticConfig, tensors: Tensors) -> dict[str, NDArray[np
     }
     for i in range(2 + heads):
         shapes[f"pool_norms.{i}.weight"] = shapes[f"pool_norms.{i}.bias"] = (width,)
+    if config.kernel_centres:
+        centres, place = config.kernel_centres, config.kernel_width
+        shapes |= {
+            "blend": (aspects,),
+            "kernel_projection": (place, 2 * (config.encoder.layers + 1) * width),
+            "kernel_bias": (place,),
+            "kernel_duration": (1,),
+            "kernel_centres": (centres, place + 1),
+            "kernel_weights": (aspects, centres),
+            "kernel_mean": (aspects,),
+        }
     unknown = {name for name in tensors.names() if not name.startswith("encoder.")} - shapes.keys()
     if unknown:
         raise CheckpointError(
@@ -225,16 +263,12 @@ def _read_head(config: AcousticConfig, tensors: Tensors) -> dict[str, NDArray[np
     return {name: tensors.read(name, shape) for name, shape in shapes.items()}
 
 
-_Weights = dict[str, NDArray[np.float32]]
-_Vector = NDArray[np.float64]
-
-
-def _linear(weights: _Weights, name: str, x: _Vector) -> _Vector:
+def _linear(weights: dict[str, _Vector], name: str, x: _Vector) -> _Vector:
     result: _Vector = weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
     return result
 
 
-def _layer_norm(weights: _Weights, name: str, x: _Vector) -> _Vector:
+def _layer_norm(weights: dict[str, _Vector], name: str, x: _Vector) -> _Vector:
     normal = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
     result: _Vector = normal * weights[f"{name}.weight"] + weights[f"{name}.bias"]
     return result

@@ -103,6 +103,8 @@ def encoder_model(config: AcousticConfig, weights: Weights, linears: Linears) ->
     logits = _dense(graph, mixed, "attention")
     mixed = graph.op("Reshape", mixed, shape)
     stats = _pool(graph, mixed, logits, config.attention_heads)
+    if config.kernel_centres:
+        stats = graph.op("Concat", stats, *_moments(graph, outputs, shape), axis=1)
     graph.output(stats, "stats", ["batch", config.stats_width])
     graph.output(mixed, "frames", ["batch", "frames", width])
     return graph.model()
@@ -183,13 +185,28 @@ def _pool(graph: Graph, frames: str, logits: str, heads: int) -> str:
     )
 
 
+def _moments(graph: Graph, layers: list[str], shape: str) -> list[str]:
+    """Sum every layer's rows over time: all sums [B, D] first, then all sums of squares."""
+    over_time = graph.constant([1], np.int64)
+    stacked = [graph.op("Reshape", layer, shape) for layer in layers]
+    return [
+        graph.op(kind, layer, over_time, keepdims=0)
+        for kind in ("ReduceSum", "ReduceSumSquare")
+        for layer in stacked
+    ]
+
+
 def head_model(config: AcousticConfig, weights: Weights) -> onnx.ModelProto:
     """Build the head: prior, projector and regression on summed statistics."""
     graph = Graph("head", weights)
     width, heads = config.encoder.d_model, config.attention_heads
     stats = graph.input("stats", ["batch", config.stats_width])
-    sizes = graph.constant([1, width, width, heads, heads * width], np.int64)
-    count, total, squares, shares, weighted = graph.ops("Split", stats, sizes, outputs=5, axis=1)
+    sizes = [1, width, width, heads, heads * width]
+    if config.kernel_centres:
+        sizes.append(config.stats_width - sum(sizes))
+    count, total, squares, shares, weighted, *moments = graph.ops(
+        "Split", stats, graph.constant(sizes, np.int64), outputs=len(sizes), axis=1
+    )
 
     mean = graph.op("Div", total, count)
     variance = graph.op("Sub", graph.op("Div", squares, count), graph.op("Mul", mean, mean))
@@ -211,6 +228,7 @@ def head_model(config: AcousticConfig, weights: Weights) -> onnx.ModelProto:
         "Div", graph.op("Log", relative), graph.constant(np.float32(LOG_FRAMES_SCALE))
     )
     bounds = (graph.constant(np.float32(bound)) for bound in LOG_FRAMES_RANGE)
+    duration = graph.op("Clip", duration, *bounds)
     features = graph.op(
         "Concat",
         *(
@@ -218,12 +236,14 @@ def head_model(config: AcousticConfig, weights: Weights) -> onnx.ModelProto:
             for index, part in enumerate((mean, deviation, *attended_parts))
         ),
         _dense(graph, prior, "prior_projector"),
-        graph.op("Clip", duration, *bounds),
+        duration,
         axis=1,
     )
     hidden = graph.op("Gelu", _dense(graph, features, "head_fc1"))
     spread = graph.op("Mul", _dense(graph, hidden, "head_fc2"), graph.weight("score_std"))
     scores = graph.op("Add", spread, graph.weight("score_mean"))
+    for layers in moments:
+        scores = _blend(graph, scores, _kernel_scores(graph, layers, count, duration))
     graph.output(scores, "scores", ["batch", len(config.aspects)])
     graph.output(prior, "prior", ["batch", len(config.prior_levels)])
     return graph.model()
@@ -239,3 +259,33 @@ def _dense(graph: Graph, x: str, name: str) -> str:
     return graph.op(
         "Gemm", x, graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias"), transB=1
     )
+
+
+def _kernel_scores(graph: Graph, moments: str, count: str, duration: str) -> str:
+    """Regress on the layers' means and deviations with a Gaussian kernel."""
+    means, squares = graph.ops(
+        "Split", graph.op("Div", moments, count), outputs=2, axis=1, num_outputs=2
+    )
+    variance = graph.op("Sub", squares, graph.op("Mul", means, means))
+    deviations = graph.op("Sqrt", graph.op("Max", variance, graph.constant(VARIANCE_FLOOR)))
+    layers = graph.op("Concat", means, deviations, axis=1)
+    projection, bias = graph.weight("kernel_projection"), graph.weight("kernel_bias")
+    place = graph.op("Gemm", layers, projection, bias, transB=1)
+    seconds = graph.op("Mul", duration, graph.weight("kernel_duration"))
+    place = graph.op("Concat", place, seconds, axis=1)
+    # Differences first: squares of the coordinates would cancel and lose the small distances.
+    apart = graph.op(
+        "Sub",
+        graph.op("Unsqueeze", place, graph.constant([1], np.int64)),
+        graph.weight("kernel_centres"),
+    )
+    distance = graph.op("ReduceSumSquare", apart, graph.constant([2], np.int64), keepdims=0)
+    near = graph.op("Exp", graph.op("Neg", distance))
+    weights, mean = graph.weight("kernel_weights"), graph.weight("kernel_mean")
+    return graph.op("Gemm", near, weights, mean, transB=1)
+
+
+def _blend(graph: Graph, network: str, kernel: str) -> str:
+    """Return kernel + blend (network - kernel)."""
+    apart = graph.op("Mul", graph.op("Sub", network, kernel), graph.weight("blend"))
+    return graph.op("Add", kernel, apart)

@@ -11,8 +11,7 @@ struct PoolKernels {
   void (*pool)(const float* frames, int count, int width, const float* attention_weight,
                const float* attention_bias, int heads, float* stats);
   // sums = sum x, squares = sum x^2, each [width], over rows that are `stride` floats apart.
-  void (*moments)(const float* rows, int stride, int count, int width, float* sums,
-                  float* squares);
+  void (*moments)(const float* rows, int stride, int count, int width, float* sums, float* squares);
 };
 
 }  // namespace asa
