@@ -21,6 +21,8 @@ def make_checkpoint(folder: Path, **changes: object) -> Path:
         "attention_heads": 3,
         "head_width": 16,
         "prior_width": 16,
+        "kernel_centres": 9,
+        "kernel_width": 5,
         **changes,
     }
     grader = AcousticGrader(AcousticConfig(**settings))  # type: ignore[arg-type]
@@ -29,5 +31,12 @@ def make_checkpoint(folder: Path, **changes: object) -> Path:
         for parameter in grader.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         grader.score_std.mul_(0.5)
+        for name, buffer in grader.named_buffers():
+            if name.startswith("kernel_"):
+                # So small that recordings lie near some centres and far from others.
+                buffer.normal_(std=0.05 if name == "kernel_projection" else 0.5)
+            elif name == "blend":
+                buffer.uniform_(0.2, 0.8)
+        grader.round_halves()
     grader.save(folder)
     return folder

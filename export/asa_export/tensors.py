@@ -33,6 +33,17 @@ def expected_tensors(config: AcousticConfig) -> Shapes:
         **_dense("head_fc1", features, config.head_width),
         **_dense("head_fc2", config.head_width, aspects),
     }
+    if config.kernel_centres:
+        place, layers = config.kernel_width, encoder.layers + 1
+        shapes |= {
+            "blend": (aspects,),
+            "kernel_projection": (place, 2 * layers * width),
+            "kernel_bias": (place,),
+            "kernel_duration": (1,),
+            "kernel_centres": (config.kernel_centres, place + 1),
+            "kernel_weights": (aspects, config.kernel_centres),
+            "kernel_mean": (aspects,),
+        }
     for index in range(2 + heads):
         shapes |= _norm(f"pool_norms.{index}", width)
     for index in range(encoder.layers):

@@ -68,6 +68,8 @@ def test_every_window_length(checkpoint: Path, tmp_path: Path, frames: int) -> N
         {"encoder": WhisperEncoderConfig(80, 16, 5, 2, 96, 60), "attention_heads": 1},
         {"window_padding": "full", "window_s": 2.0},
         {"prior_levels": (1.0, 2.0, 3.0), "prior_embedding": 5},
+        {"kernel_centres": 0},
+        {"kernel_centres": 300, "kernel_width": 40},
     ],
 )
 def test_every_shape_of_grader(tmp_path: Path, changes: dict[str, Any]) -> None:
