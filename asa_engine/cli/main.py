@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "export",
     "verify",
+    "tune",
     "bench",
     "profile",
     "serve",
