@@ -102,6 +102,8 @@ class PhaseRecipe:
         prior: Weight of the prior's cross-entropy.
         auxiliary: Weight of the squared error on auxiliary targets.
         ctc: Weight of the phone CTC.
+        phones_only: Only the CTC's gradient reaches the encoder, which then cannot learn the few
+            train speakers' scores by heart; prior and head follow.
         patience: Epochs without a better dev figure before the phase ends early.
         bf16: Compute the encoder in bfloat16 (weights, averages and heads stay float32).
     """
@@ -123,6 +125,7 @@ class PhaseRecipe:
     prior: float = 0.2
     auxiliary: float = 0.0
     ctc: float = 0.0
+    phones_only: bool = False
     patience: int = 1000
     bf16: bool = False
 

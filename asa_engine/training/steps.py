@@ -108,7 +108,8 @@ def losses(
         phase: Weights.
     """
     grader = network.grader
-    output: HeadOutputs = grader.head(network.summed(frames, batch))
+    pooled = network.summed(frames.detach() if phase.phones_only else frames, batch)
+    output: HeadOutputs = grader.head(pooled)
     scores = (output.scores - grader.score_mean) / grader.score_std
     wanted = targets.scores[batch.index]
     found = {"mse": multi_target_mse(scores, wanted)}

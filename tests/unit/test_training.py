@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 from pathlib import Path
@@ -28,7 +29,13 @@ from asa_engine.training.recipe import (  # noqa: E402
     Recipe,
 )
 from asa_engine.training.report import calibrated  # noqa: E402
-from asa_engine.training.steps import Network, learning_rate, parameter_groups  # noqa: E402
+from asa_engine.training.steps import (  # noqa: E402
+    Network,
+    Targets,
+    learning_rate,
+    losses,
+    parameter_groups,
+)
 
 RECIPE = """
 seed = 5
@@ -401,6 +408,29 @@ def test_folds_hold_speakers_out():
     assert set(folds.tolist()) == {0, 1, 2}
     for speaker in set(speakers):
         assert len({f for f, s in zip(folds, speakers, strict=True) if s == speaker}) == 1
+
+
+@pytest.mark.parametrize("phones_only", [False, True])
+def test_only_phones_reach_the_encoder_when_asked(recipe, corpus, phones_only):
+    config = Recipe.load(recipe).grader
+    torch.manual_seed(0)
+    network = Network(AcousticGrader(config), phones=2)
+    grader, side = network.grader, corpus[0]
+    targets = Targets(side, grader.score_mean, grader.score_std, config.prior_levels)
+    batch = make_batch(side, [0, 1, 2], config)
+    phase = PhaseRecipe("x", 1, ccc=1.0, prior=1.0, auxiliary=1.0, phones_only=phones_only)
+
+    def gradient(ctc):
+        network.zero_grad()
+        frames = grader.mix(grader.encoder(batch.mel, batch.lengths))
+        chosen = dataclasses.replace(phase, ctc=ctc)
+        losses(network, frames, batch, targets, chosen)["total"].backward()
+        assert grader.head_fc1.weight.grad.abs().max() > 0
+        found = grader.encoder.conv1.weight.grad
+        return 0.0 if found is None else found.abs().max().item()
+
+    assert (gradient(ctc=0.0) == 0) == phones_only
+    assert gradient(ctc=1.0) > 0
 
 
 def test_learning_rates_rise_and_fall_and_differ_by_layer(recipe):
