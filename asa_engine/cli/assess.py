@@ -110,10 +110,10 @@ def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
 
 
 def _stream_file(engine: Engine, path: Path, args: argparse.Namespace) -> Assessment:
-    """Feed a file chunk by chunk; show provisional scores on a terminal."""
+    """Feed a file chunk by chunk; show provisional scores to who watches."""
     from asa_engine.audio import open_audio
 
-    show = sys.stderr.isatty() and not args.json
+    show = (args.live or sys.stderr.isatty()) and not args.json
     with open_audio(path) as audio, engine.stream(audio.sample_rate_hz) as stream:
         chunk_frames = max(1, audio.sample_rate_hz * args.chunk_ms // 1000)
         start, heard, shown = time.perf_counter(), 0, None
