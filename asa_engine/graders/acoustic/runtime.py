@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from asa_engine.graders.acoustic.config import AcousticConfig
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Prior, Score
 from asa_engine.backends.base import Backend, HeadOutput
 from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders import GraderEntry
+from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.profiling import StageClock
 
 __all__ = ["ENTRY", "AcousticRun", "Grade"]
