@@ -6,17 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 namespace asa {
 namespace {
 
-constexpr int kKernel = 3;                    // width of both convolutions
+constexpr int kKernel = 3;                     // width of both convolutions
 constexpr std::size_t kHiddenBytes = 1200000;  // of a block's hidden rows: about one L2
 
 Buffer copy_of(const float* from, std::size_t count, std::size_t room) {
@@ -26,27 +23,6 @@ Buffer copy_of(const float* from, std::size_t count, std::size_t room) {
 }
 
 }  // namespace
-
-Buffer::Buffer(std::size_t words) : words_((words + 15) / 16 * 16) {
-  data_ = ::operator new(words_ * sizeof(float), std::align_val_t{64});
-  std::memset(data_, 0, words_ * sizeof(float));
-}
-Buffer::~Buffer() {
-  if (data_) ::operator delete(data_, std::align_val_t{64});
-}
-Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), words_(std::exchange(other.words_, 0)) {}
-Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(words_, other.words_);
-  return *this;
-}
-void Buffer::reserve(std::size_t words) {
-  if (words > words_) {
-    *this = Buffer();
-    *this = Buffer(words);
-  }
-}
 
 Encoder::Encoder(const EncoderShape& shape, Precision precision, int threads)
     : shape_(shape), kernels_(kernels()), pool_(threads) {

@@ -5,30 +5,11 @@
 #include <mutex>
 #include <vector>
 
+#include "asa/buffer.h"
 #include "asa/isa.h"
 #include "asa/thread_pool.h"
 
 namespace asa {
-
-// Memory aligned to a cache line, zeroed.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(std::size_t words);
-  ~Buffer();
-  Buffer(Buffer&& other) noexcept;
-  Buffer& operator=(Buffer&& other) noexcept;
-
-  // Keeps what it has if that is enough.
-  void reserve(std::size_t words);
-  std::size_t words() const { return words_; }
-  float* floats() const { return static_cast<float*>(data_); }
-  std::int32_t* ints() const { return static_cast<std::int32_t*>(data_); }
-
- private:
-  void* data_ = nullptr;
-  std::size_t words_ = 0;
-};
 
 struct EncoderShape {
   int mels, width, heads, inner, layers, positions;
