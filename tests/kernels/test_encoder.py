@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +199,27 @@ def test_two_threads_calling_one_encoder() -> None:
     for caller in callers:
         caller.join()
     assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_encodes_without_the_parents_threads() -> None:
+    config = SHAPES["even"]
+    encoder = build(config, random_tensors(config), threads=3)
+    mel = random_mel(config, 500)
+    expected = encoder.encode([mel])[0]
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(encoder.encode([mel])[0], expected)
+        del encoder
+        os._exit(0 if same else 1)
+    deadline = time.monotonic() + 60
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child waits for threads it does not have")
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 0
 
 
 @pytest.mark.parametrize(

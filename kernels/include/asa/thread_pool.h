@@ -1,9 +1,11 @@
-// A fixed set of threads that run numbered tasks.
+// A fixed set of threads that run numbered tasks. In a forked child, which has none of them, the
+// caller of run() does all the work.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -34,20 +36,27 @@ class ThreadPool {
  private:
   using Call = void (*)(void*, int task, int thread);
 
-  void run_erased(int tasks, Call call, void* work);
-  void take_tasks(int thread);
-  void serve(int thread);
+  // What the threads share; on the heap because a forked child must leave it alone.
+  struct State {
+    std::mutex mutex;
+    std::condition_variable start, finish;
+    std::atomic<std::uint64_t> round{0};
+    std::atomic<int> next{0};
+    std::atomic<int> busy{0};
+    bool stop = false;
+    int tasks = 0;
+    Call call = nullptr;
+    void* work = nullptr;
+  };
 
+  void run_erased(int tasks, Call call, void* work);
+  static void take_tasks(State& state, int thread);
+  static void serve(State& state, int thread);
+  bool forked() const;
+
+  std::unique_ptr<State> state_;
   std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable start_, finish_;
-  std::atomic<std::uint64_t> round_{0};
-  std::atomic<int> next_{0};
-  std::atomic<int> busy_{0};
-  bool stop_ = false;
-  int tasks_ = 0;
-  Call call_ = nullptr;
-  void* work_ = nullptr;
+  int process_;  // where the workers live: fork() does not copy them
 };
 
 }  // namespace asa
