@@ -25,6 +25,7 @@ _VARIANCE_FLOOR = 1e-5
 _REFERENCE_FRAMES = 175.0
 _LOG_FRAMES_SCALE = 0.5
 _LOG_FRAMES_RANGE = (-2.0, 3.5)
+_LARGE = ("kernel_projection", "kernel_centres")
 _CONFIG_FIELDS = {
     "n_mels": "num_mel_bins",
     "d_model": "d_model",
@@ -103,7 +104,11 @@ class NativeBackend(Backend):
         self.threads = threads
         self._config = config
         self._head = _read_head(config, tensors)
-        self._head64 = {name: weight.astype(np.float64) for name, weight in self._head.items()}
+        self._head64 = {
+            name: weight.astype(np.float64)
+            for name, weight in self._head.items()
+            if name not in _LARGE
+        }
         mix = np.exp(self._head64["layer_mix"])
         self._layer_weights = [float(weight) for weight in mix / mix.sum()]
         self._encoder = _build(config.encoder, tensors, "encoder.", precision, threads)
@@ -172,18 +177,22 @@ class NativeBackend(Backend):
         return HeadOutput(scores.astype(np.float32), prior.astype(np.float32))
 
     def _kernel_scores(self, count: _Vector, moments: _Vector, duration: _Vector) -> _Vector:
-        """Regress on the layers' means and deviations with a Gaussian kernel."""
-        weights = self._head64
+        """Regress on the layers' means and deviations with a Gaussian kernel.
+
+        The two large arrays stay in float32: reading them is what this costs.
+        """
+        weights, large = self._head64, self._head
         means, squares = np.split(moments / count, 2)
         deviations = np.sqrt(np.maximum(squares - means**2, _VARIANCE_FLOOR))
         layers = np.concatenate([means, deviations])
         place = np.concatenate(
             [
-                weights["kernel_projection"] @ layers + weights["kernel_bias"],
+                large["kernel_projection"] @ layers.astype(np.float32) + weights["kernel_bias"],
                 duration.clip(*_LOG_FRAMES_RANGE) * weights["kernel_duration"],
             ]
         )
-        near = np.exp(-np.square(weights["kernel_centres"] - place).sum(axis=1))
+        apart = large["kernel_centres"] - place.astype(np.float32)
+        near = np.exp(-np.einsum("ij,ij->i", apart, apart))
         scores: _Vector = weights["kernel_weights"] @ near + weights["kernel_mean"]
         return scores
 
