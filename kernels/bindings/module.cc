@@ -129,6 +129,8 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig> pool(Mel frames, Mel we
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+  // An engine that lives until the interpreter ends is no leak, and no news to a user.
+  nb::set_leak_warnings(false);
   m.doc() = "Compiled kernels; asa_engine.kernels holds the typed functions over them.";
   m.def("isa", [] { return asa::kernels().isa; });
   m.def("available_isas", &asa::available_isas);
