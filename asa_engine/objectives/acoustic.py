@@ -1,7 +1,4 @@
-"""Training objectives, as functions of tensors.
-
-Each takes predictions first and targets second and returns a scalar, the mean over the batch.
-"""
+"""Objectives of the acoustic grader: regression, the prior, phones."""
 
 from __future__ import annotations
 
