@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["mae", "metrics", "pcc", "qwk", "rmse", "srcc", "within"]
+__all__ = [
+    "accuracy",
+    "confusion",
+    "macro_accuracy",
+    "macro_f1",
+    "mae",
+    "metrics",
+    "pcc",
+    "qwk",
+    "rmse",
+    "srcc",
+    "within",
+]
 
 
 def _pair(predicted: ArrayLike, expected: ArrayLike) -> tuple[NDArray[np.float64], ...]:
@@ -79,6 +91,48 @@ def metrics(predicted: ArrayLike, expected: ArrayLike) -> dict[str, float]:
         "within_1_0": within(predicted, expected, 1.0),
         "qwk": qwk(predicted, expected),
     }
+
+
+def confusion(predicted: ArrayLike, expected: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """Return how often class i (row) was taken for class j (column), [classes, classes].
+
+    Args:
+        predicted: Class indices [n].
+        expected: The true ones [n].
+        classes: How many classes there are.
+
+    Raises:
+        ValueError: The two are not vectors of one length, are empty, or hold what is no class.
+    """
+    a, b = (values.astype(np.int64) for values in _pair(predicted, expected))
+    if min(a.min(), b.min()) < 0 or max(a.max(), b.max()) >= classes:
+        raise ValueError(f"class indices must be 0 to {classes - 1}")
+    return np.bincount(b * classes + a, minlength=classes * classes).reshape(classes, classes)
+
+
+def accuracy(counts: NDArray[np.int64]) -> float:
+    """Return the share of right answers in a `confusion`."""
+    return float(np.trace(counts) / counts.sum())
+
+
+def macro_accuracy(counts: NDArray[np.int64]) -> float:
+    """Return the mean over classes of the share of their examples that were recognised (recall).
+
+    Classes without examples are left out: nothing can be said of them.
+    """
+    examples = counts.sum(axis=1)
+    there = examples > 0
+    return float(np.mean(np.diag(counts)[there] / examples[there]))
+
+
+def macro_f1(counts: NDArray[np.int64]) -> float:
+    """Return the mean over classes of F1 = 2 TP / (2 TP + FP + FN) from a `confusion`.
+
+    A class that was neither there nor predicted is left out; one of the two alone gives 0.
+    """
+    involved = counts.sum(axis=0) + counts.sum(axis=1)
+    there = involved > 0
+    return float(np.mean(2 * np.diag(counts)[there] / involved[there]))
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

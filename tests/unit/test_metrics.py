@@ -71,3 +71,30 @@ def test_vectors_that_do_not_pair_are_refused(a, b):
 def test_metrics_name_what_evaluate_promises(pair):
     names = ["pcc", "srcc", "rmse", "mae", "within_0_5", "within_1_0", "qwk"]
     assert list(m.metrics(*pair)) == names
+
+
+def test_classification_of_a_worked_example():
+    expected = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
+    predicted = [0, 0, 0, 1, 1, 0, 2, 2, 1, 2]
+    counts = m.confusion(predicted, expected, 5)
+    np.testing.assert_array_equal(
+        counts,
+        [[3, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 2, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
+    )
+    assert m.accuracy(counts) == pytest.approx(6 / 10, abs=TOLERANCE)
+    # The fifth class has neither examples nor predictions: nothing can be said of it.
+    assert m.macro_accuracy(counts) == pytest.approx((3 / 4 + 1 / 2 + 2 / 3 + 0) / 4, abs=TOLERANCE)
+    # Precision and recall: 3/4 3/4, 1/3 1/2, 2/3 2/3, none.
+    assert m.macro_f1(counts) == pytest.approx((3 / 4 + 2 / 5 + 2 / 3 + 0) / 4, abs=TOLERANCE)
+
+
+def test_a_class_predicted_but_never_there_costs_f1_alone():
+    counts = m.confusion([0, 1], [0, 0], 2)
+    assert m.macro_accuracy(counts) == pytest.approx(0.5, abs=TOLERANCE)
+    assert m.macro_f1(counts) == pytest.approx((2 / 3 + 0) / 2, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("a", "b"), [([3], [0]), ([0], [3]), ([-1], [0])])
+def test_what_is_no_class_is_refused(a, b):
+    with pytest.raises(ValueError, match="class indices"):
+        m.confusion(a, b, 3)
