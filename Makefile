@@ -3,13 +3,19 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kernels CMakeLists.txt pyproject.toml -type f 2>/dev/null)
+CMAKE := cmake -S . --no-warn-unused-cli
+JOBS ?= $(shell nproc)
 DEMO_AUDIO ?= examples/audio/demo.flac
 
-.PHONY: help demo test lint format bench bench-smoke clean
+.PHONY: help demo test kernel-tests sanitize sanitize-address sanitize-undefined neon lint format bench \
+	bench-smoke clean
 
 help:
 	@echo "make demo         install, then score a recording as a live stream"
 	@echo "make test         install with all that the tests need, then run them"
+	@echo "make kernel-tests the compiled kernels' own tests"
+	@echo "make sanitize     the same, and fuzzing from Python, under ASan and UBSan"
+	@echo "make neon         the same, compiled for ARM and run under qemu-user"
 	@echo "make lint         ruff, mypy and clang-format"
 	@echo "make format       let ruff and clang-format rewrite the sources"
 	@echo "make bench        every benchmark; writes benchmarks/results"
@@ -32,6 +38,36 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/pytest
+
+kernel-tests:
+	$(CMAKE) -B build/kernels -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_BENCH=ON
+	cmake --build build/kernels --parallel $(JOBS)
+	ctest --test-dir build/kernels --output-on-failure
+
+sanitize: sanitize-address sanitize-undefined
+
+# The tests of what Python sees run on a module built with ASan. Python itself is not, so the
+# library comes first in every process (with libstdc++, whose exceptions it watches), and what the
+# interpreter still holds at its end is no leak.
+sanitize-address: $(VENV)/.dev
+	$(CMAKE) -B build/address -DASA_TESTS=ON -DASA_SANITIZE=address -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	cmake --build build/address --parallel $(JOBS)
+	ctest --test-dir build/address --output-on-failure
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests/kernels/sanitized \
+	ASA_KERNELS_MODULE=$$(echo $(abspath build/address)/kernels/_kernels.*.so) \
+	$(BIN)/python -m pytest tests/kernels -k "not hugging_face and not real_weights"
+
+sanitize-undefined:
+	$(CMAKE) -B build/undefined -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_SANITIZE=undefined
+	cmake --build build/undefined --parallel $(JOBS)
+	ctest --test-dir build/undefined --output-on-failure
+
+neon:
+	$(CMAKE) -B build/neon -DASA_PYTHON=OFF -DASA_TESTS=ON \
+		-DCMAKE_TOOLCHAIN_FILE=kernels/aarch64-toolchain.cmake
+	cmake --build build/neon --parallel $(JOBS)
+	ctest --test-dir build/neon --output-on-failure
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
