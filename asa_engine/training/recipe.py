@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import os
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.recipes import build, find_data, read_recipe, section, value
 
 __all__ = [
     "AugmentRecipe",
@@ -24,7 +21,17 @@ __all__ = [
 ]
 
 RECIPES = Path(__file__).parent / "recipes"
-SHARED_VARIABLE = "ASA_SHARED"
+_TOP_LEVEL = (
+    "name",
+    "grader",
+    "seed",
+    "threads",
+    "data",
+    "encoder",
+    "augment",
+    "phase",
+    "kernel",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,57 +197,34 @@ class Recipe:
                 kind or out of range; the message names the file and the field.
         """
         path = find_recipe(path)
-        try:
-            raw = path.read_bytes()
-            table = tomllib.loads(raw.decode("utf-8"))
-        except OSError as error:
-            raise UsageError(
-                f"the recipe {path} cannot be read: {error.strerror}", mend="check the path"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is not valid TOML: {error}", mend="mend that line") from None
-        known = {
-            "name",
-            "seed",
-            "threads",
-            "data",
-            "encoder",
-            "grader",
-            "augment",
-            "phase",
-            "kernel",
-        }
-        if unknown := sorted(table.keys() - known):
-            raise UsageError(
-                f"{path}: unknown {', '.join(unknown)}", mend=f"known: {', '.join(sorted(known))}"
-            )
+        table, digest = read_recipe(path, _TOP_LEVEL)
         where = str(path)
         phases = table.get("phase")
         if not isinstance(phases, list) or not phases:
             raise UsageError(f"{path}: there is no [[phase]]", mend="add at least one")
-        grader = {"grader": "acoustic", "format_revision": 1, **_section(table, "grader", where)}
+        grader = {"grader": "acoustic", "format_revision": 1, **section(table, "grader", where)}
         try:
             config = AcousticConfig.from_dict(grader)
         except CheckpointError as error:
             raise UsageError(f"{where} [grader]: {error.message}", mend="mend the recipe") from None
         recipe = cls(
             name=path.stem,
-            seed=_value(table.get("seed", 0), 0, f"{where}: seed"),
-            data=_build(DataRecipe, _section(table, "data", where), f"{where} [data]"),
-            encoder=_build(EncoderRecipe, _section(table, "encoder", where), f"{where} [encoder]"),
+            seed=value(table.get("seed", 0), 0, f"{where}: seed"),
+            data=build(DataRecipe, section(table, "data", where), f"{where} [data]"),
+            encoder=build(EncoderRecipe, section(table, "encoder", where), f"{where} [encoder]"),
             grader=config,
-            augment=_build(AugmentRecipe, table.get("augment", {}), f"{where} [augment]"),
+            augment=build(AugmentRecipe, table.get("augment", {}), f"{where} [augment]"),
             phases=tuple(
-                _build(PhaseRecipe, item, f"{where} [[phase]] {i + 1}")
+                build(PhaseRecipe, item, f"{where} [[phase]] {i + 1}")
                 for i, item in enumerate(phases)
             ),
             kernel=(
-                _build(KernelRecipe, table["kernel"], f"{where} [kernel]")
+                build(KernelRecipe, table["kernel"], f"{where} [kernel]")
                 if "kernel" in table
                 else None
             ),
-            threads=_value(table.get("threads", 2), 0, f"{where}: threads"),
-            digest=hashlib.sha256(raw).hexdigest(),
+            threads=value(table.get("threads", 2), 0, f"{where}: threads"),
+            digest=digest,
             folder=path.resolve().parent,
         )
         recipe._check(where)
@@ -252,17 +236,7 @@ class Recipe:
         Raises:
             UsageError: It is in none of the places looked at.
         """
-        name = Path(self.data.manifest)
-        roots = [self.folder, Path(), Path("../shared")]
-        if shared := os.environ.get(SHARED_VARIABLE):
-            roots.insert(0, Path(shared))
-        for root in roots:
-            if (root / name).is_file():
-                return root / name
-        raise UsageError(
-            f"the manifest {name} is not in {', '.join(str(root) for root in roots)}",
-            mend=f"set {SHARED_VARIABLE} to the folder that holds it",
-        )
+        return find_data(self.data.manifest, self.folder)
 
     def _check(self, where: str) -> None:
         if self.data.targets not in ("raters", "medians"):
@@ -292,47 +266,3 @@ def find_recipe(path: str | Path) -> Path:
     path = Path(path)
     shipped = RECIPES / path.with_suffix(".toml").name
     return shipped if not path.exists() and shipped.is_file() else path
-
-
-_T = TypeVar("_T")
-
-
-def _section(table: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    section = table.get(name)
-    if not isinstance(section, dict):
-        raise UsageError(f"{where}: there is no [{name}]", mend="add the section")
-    return section
-
-
-def _build(cls: type[_T], table: object, where: str) -> _T:
-    if not isinstance(table, dict):
-        raise UsageError(f"{where} is not a table", mend="mend the recipe")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(table.keys() - fields.keys()):
-        raise UsageError(
-            f"{where}: unknown {', '.join(unknown)}", mend=f"known: {', '.join(sorted(fields))}"
-        )
-    for name, spec in fields.items():
-        if spec.default is dataclasses.MISSING and name not in table:
-            raise UsageError(f"{where}: {name} is missing", mend="mend the recipe")
-    examples = {"str": "", "int": 0, "float": 0.0, "bool": False, "tuple[float, ...]": (0.0,)}
-    values = {
-        name: _value(value, examples[str(fields[name].type)], f"{where}: {name}")
-        for name, value in table.items()
-    }
-    return cls(**values)
-
-
-def _value(value: Any, example: Any, where: str) -> Any:
-    kind = type(example)
-    if kind is tuple:
-        if not isinstance(value, list):
-            raise UsageError(f"{where} is {value!r}, not a list", mend="mend it")
-        return tuple(_value(item, example[0], where) for item in value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise UsageError(f"{where} is {value!r}, not of type {kind.__name__}", mend="mend it")
-    if kind in (int, float) and not 0 <= value < 1e9:
-        raise UsageError(f"{where} is {value!r}, out of range", mend="mend it")
-    return value

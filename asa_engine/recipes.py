@@ -1,0 +1,130 @@
+"""Recipe files: TOML read strictly, and where the data that they name lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from asa_engine.errors import UsageError
+
+__all__ = ["build", "find_data", "read_recipe", "section", "value"]
+
+SHARED_VARIABLE = "ASA_SHARED"
+_EXAMPLES: dict[str, Any] = {
+    "str": "",
+    "int": 0,
+    "float": 0.0,
+    "float | None": 0.0,
+    "bool": False,
+    "tuple[float, ...]": (0.0,),
+    "tuple[int, ...]": (0,),
+    "tuple[str, ...]": ("",),
+}
+
+_T = TypeVar("_T")
+
+
+def read_recipe(path: Path, known: Collection[str]) -> tuple[dict[str, Any], str]:
+    """Read a recipe.
+
+    Args:
+        path: The TOML file.
+        known: What may stand at its top level.
+
+    Returns:
+        The table, and the file's SHA-256.
+
+    Raises:
+        UsageError: It is missing, is not TOML, or holds something unknown.
+    """
+    try:
+        raw = path.read_bytes()
+        table = tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the recipe {path} cannot be read: {error.strerror}", mend="check the path"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", mend="mend that line") from None
+    if unknown := sorted(table.keys() - set(known)):
+        raise UsageError(
+            f"{path}: unknown {', '.join(unknown)}", mend=f"known: {', '.join(sorted(known))}"
+        )
+    return table, hashlib.sha256(raw).hexdigest()
+
+
+def find_data(name: str, folder: Path) -> Path:
+    """Return where a manifest lies that a recipe names.
+
+    A relative name is looked for in the folder that ASA_SHARED names, beside the recipe, in the
+    working folder, and in ../shared.
+
+    Args:
+        name: As in the recipe.
+        folder: Where the recipe lies.
+
+    Raises:
+        UsageError: It is in none of these places.
+    """
+    roots = [folder, Path(), Path("../shared")]
+    if shared := os.environ.get(SHARED_VARIABLE):
+        roots.insert(0, Path(shared))
+    for root in roots:
+        if (root / name).is_file():
+            return root / name
+    raise UsageError(
+        f"the manifest {name} is not in {', '.join(str(root) for root in roots)}",
+        mend=f"set {SHARED_VARIABLE} to the folder that holds it",
+    )
+
+
+def section(table: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a section of a recipe, or raise `UsageError` where it is not there."""
+    found = table.get(name)
+    if not isinstance(found, dict):
+        raise UsageError(f"{where}: there is no [{name}]", mend="add the section")
+    return found
+
+
+def build(cls: type[_T], table: object, where: str) -> _T:
+    """Build a dataclass of plain fields from a section.
+
+    Raises:
+        UsageError: A field is missing, unknown, or of the wrong kind; the message names it.
+    """
+    if not isinstance(table, dict):
+        raise UsageError(f"{where} is not a table", mend="mend the recipe")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(table.keys() - fields.keys()):
+        raise UsageError(
+            f"{where}: unknown {', '.join(unknown)}", mend=f"known: {', '.join(sorted(fields))}"
+        )
+    for name, spec in fields.items():
+        if spec.default is dataclasses.MISSING and name not in table:
+            raise UsageError(f"{where}: {name} is missing", mend="mend the recipe")
+    values = {
+        name: value(item, _EXAMPLES[str(fields[name].type)], f"{where}: {name}")
+        for name, item in table.items()
+    }
+    return cls(**values)
+
+
+def value(item: Any, example: Any, where: str) -> Any:
+    """Return a value of the example's kind, numbers from 0 to below 1e9; else `UsageError`."""
+    kind = type(example)
+    if kind is tuple:
+        if not isinstance(item, list):
+            raise UsageError(f"{where} is {item!r}, not a list", mend="mend it")
+        return tuple(value(part, example[0], where) for part in item)
+    if kind is float and type(item) is int:
+        item = float(item)
+    if type(item) is not kind:
+        raise UsageError(f"{where} is {item!r}, not of type {kind.__name__}", mend="mend it")
+    if kind in (int, float) and not 0 <= item < 1e9:
+        raise UsageError(f"{where} is {item!r}, out of range", mend="mend it")
+    return item
