@@ -10,9 +10,20 @@ from typing import Any
 
 from asa_engine.validity import Validity
 
-__all__ = ["SCHEMA_VERSION", "Assessment", "PartResult", "Prior", "Score", "Timing", "schema"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Assessment",
+    "Grade",
+    "PartResult",
+    "Phone",
+    "Prior",
+    "Score",
+    "Timing",
+    "Word",
+    "schema",
+]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 _SCHEMA_FILE = "assessment.schema.json"
 
 
@@ -77,6 +88,90 @@ class Prior:
 
 
 @dataclass(frozen=True, slots=True)
+class Phone:
+    """One phone of a word, judged.
+
+    Attributes:
+        phone: Its symbol, e.g. ARPAbet.
+        label: The label it got, where the grader labels phones.
+        score: Its score, where the grader scores phones.
+    """
+
+    phone: str
+    label: str | None = None
+    score: Score | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the phone as JSON values, without what it does not have."""
+        values: dict[str, Any] = {"phone": self.phone}
+        if self.label is not None:
+            values["label"] = self.label
+        if self.score is not None:
+            values["score"] = self.score.to_dict()
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word that was heard, or that was to be said.
+
+    Attributes:
+        text: The word.
+        start_s: When it begins, in seconds of the recording; `None` if not known.
+        end_s: When it ends.
+        probability: The recogniser's probability of it, 0 to 1.
+        label: The label it got, from graders that label words.
+        scores: Score name -> score, from graders that score words.
+        phones: Its phones, from graders that judge them.
+    """
+
+    text: str
+    start_s: float | None = None
+    end_s: float | None = None
+    probability: float | None = None
+    label: str | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    phones: tuple[Phone, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the word as JSON values, without what it does not have."""
+        values: dict[str, Any] = {"text": self.text}
+        for name in ("start_s", "end_s", "probability", "label"):
+            if (value := getattr(self, name)) is not None:
+                values[name] = value
+        if self.scores:
+            values["scores"] = {name: score.to_dict() for name, score in self.scores.items()}
+        if self.phones:
+            values["phones"] = [phone.to_dict() for phone in self.phones]
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a grader says of the audio it has seen so far; the engine makes an `Assessment` of it.
+
+    Attributes:
+        scores: Score name -> score.
+        prior: The acoustic proficiency prior, from graders that have one.
+        words: The words, from graders that recognise or judge them.
+        transcript: What was heard, from graders that recognise speech.
+        features: Named measurements the scores rest on, from graders that have them.
+        rationale: Why, in words, from graders that explain themselves.
+        reasons: What speaks against the scores, e.g. "no_words"; goes into `validity.reasons`.
+        scorable: False where those reasons leave no score.
+    """
+
+    scores: Mapping[str, Score]
+    prior: Prior | None = None
+    words: tuple[Word, ...] = ()
+    transcript: str | None = None
+    features: Mapping[str, float] = field(default_factory=dict)
+    rationale: str | None = None
+    reasons: tuple[str, ...] = ()
+    scorable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class PartResult:
     """One part of a session: the mean over its scorable responses.
 
@@ -116,6 +211,7 @@ class Timing:
         head_ms: Prior (where fused), projector and regression head.
         time_to_score_ms: From the last audio sample to the final scores.
         real_time_factor: Sum of all stages over the audio's length.
+        recogniser_ms: Speech recognition; `None` for graders without it.
     """
 
     audio_s: float
@@ -127,6 +223,7 @@ class Timing:
     head_ms: float
     time_to_score_ms: float
     real_time_factor: float
+    recogniser_ms: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the timings as JSON values."""
@@ -146,6 +243,10 @@ class Assessment:
         prior: The acoustic proficiency prior, from graders that have one.
         parts: The parts of a session.
         responses: The assessments of a session's responses, in order.
+        words: The words, from graders that recognise or judge them.
+        transcript: What was heard, from graders that recognise speech.
+        features: Named measurements the scores rest on, from graders that have them.
+        rationale: Why, in words, from graders that explain themselves.
     """
 
     grader: str
@@ -156,6 +257,10 @@ class Assessment:
     prior: Prior | None = None
     parts: tuple[PartResult, ...] = ()
     responses: tuple[Assessment, ...] = field(default=())
+    words: tuple[Word, ...] = ()
+    transcript: str | None = None
+    features: Mapping[str, float] = field(default_factory=dict)
+    rationale: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the assessment as JSON values; `schema()` describes them."""
@@ -170,6 +275,14 @@ class Assessment:
             values["parts"] = [part.to_dict() for part in self.parts]
         if self.responses:
             values["responses"] = [response.to_dict() for response in self.responses]
+        if self.words:
+            values["words"] = [word.to_dict() for word in self.words]
+        if self.transcript is not None:
+            values["transcript"] = self.transcript
+        if self.features:
+            values["features"] = dict(self.features)
+        if self.rationale is not None:
+            values["rationale"] = self.rationale
         values["validity"] = self.validity.to_dict()
         values["timing"] = self.timing.to_dict()
         values["receipt"] = dict(self.receipt)

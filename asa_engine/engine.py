@@ -26,7 +26,8 @@ from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, UsageError
 from asa_engine.graders import grader_entry
 from asa_engine.profiling import StageClock
-from asa_engine.selection import AUTO, check_threads, choose, open_backend
+from asa_engine.request import Request
+from asa_engine.selection import AUTO, check_threads, choose
 from asa_engine.stream import Stream
 from asa_engine.validity import ValidityMonitor
 
@@ -70,7 +71,7 @@ class Engine:
         self._entry = grader_entry(bundle.grader)
         self._config = self._entry.config(bundle.config)
         self.choice = choose(bundle, backend, precision)
-        self._backend = open_backend(bundle, self.choice, self.threads)
+        self._stages = self._entry.open(bundle, self.choice, self.threads)
         ValidityMonitor()  # opens the speech detector now, not in the first learner's time
         self._receipt = self._describe()
 
@@ -80,43 +81,77 @@ class Engine:
         return self._entry.name
 
     @property
+    def uses(self) -> tuple[str, ...]:
+        """Which of "text" and "prompt" the grader takes."""
+        return self._entry.uses
+
+    @property
     def config(self) -> Any:
         """The grader's configuration."""
         return self._config
 
-    def assess(self, source: AudioSource) -> Assessment:
+    def assess(
+        self, source: AudioSource, *, text: str | None = None, prompt: str | None = None
+    ) -> Assessment:
         """Score one recording.
 
         Args:
             source: A path, the bytes of a file, or (samples, sample_rate_hz) with float32 or int16
                 samples of shape [n] or [n, channels].
+            text: What the learner read, for graders that use it (`uses`).
+            prompt: The task, likewise.
 
         Raises:
+            UsageError: A text that the grader does not use, or that cannot be used.
             AudioError: The audio cannot be read. Audio that can be read but not judged (silence,
                 no speech...) still gives an Assessment, with `validity.scorable` false.
         """
         with open_audio(source) as audio:
             try:
-                return self.assess_blocks(audio.blocks(), audio.sample_rate_hz)
+                return self.assess_blocks(
+                    audio.blocks(), audio.sample_rate_hz, text=text, prompt=prompt
+                )
             except AudioError as error:
                 raise named(error, audio.name) from None
 
     def assess_blocks(
-        self, blocks: Iterable[AudioChunk], sample_rate_hz: int = 16_000
+        self,
+        blocks: Iterable[AudioChunk],
+        sample_rate_hz: int = 16_000,
+        *,
+        text: str | None = None,
+        prompt: str | None = None,
     ) -> Assessment:
         """Score audio that is all there already, given as chunks; as `assess` otherwise."""
-        with self.stream(sample_rate_hz) as stream:
+        with self.stream(sample_rate_hz, text=text, prompt=prompt) as stream:
             stream.feed_all(blocks)
             return stream.finish()
 
-    def stream(self, sample_rate_hz: int = 16_000) -> Stream:
+    def stream(
+        self,
+        sample_rate_hz: int = 16_000,
+        *,
+        text: str | None = None,
+        prompt: str | None = None,
+    ) -> Stream:
         """Start scoring a stream; feed it chunks of any size while the learner speaks.
 
         Args:
             sample_rate_hz: Rate of the chunks that will be fed.
+            text: What the learner reads, for graders that use it (`uses`).
+            prompt: The task, likewise.
+
+        Raises:
+            UsageError: A text that the grader does not use, or that cannot be used.
         """
         clock = StageClock()
-        run = self._entry.run(self._config, self._backend, clock)
+        request = Request(text, prompt)
+        for name in request.given():
+            if name not in self._entry.uses:
+                raise UsageError(
+                    f"the {self.grader} grader does not use a {name}", mend=f"leave out the {name}"
+                )
+        run = self._entry.run(self._config, self._stages, clock, request)
         return Stream(run, clock, self.grader, self._receipt, sample_rate_hz=sample_rate_hz)
 
     def embed(self, source: AudioSource) -> Embedding:
@@ -124,8 +159,15 @@ class Engine:
 
         Raises:
             AudioError: The audio cannot be read, or is too short to hold one frame.
+            UsageError: The grader has no encoder frames to return.
         """
-        run = self._entry.run(self._config, self._backend, StageClock(), keep_frames=True)
+        if self.grader != "acoustic":
+            raise UsageError(
+                f"the {self.grader} grader embeds nothing", mend="load an acoustic grader"
+            )
+        run: Any = self._entry.run(
+            self._config, self._stages, StageClock(), Request(), keep_frames=True
+        )
         for block in read_blocks(source):
             run.push(block)
         run.finish()
@@ -156,7 +198,7 @@ class Engine:
             "versions": {
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                **self._backend.versions(),
+                **self._stages.versions(),
             },
             "platform": f"{platform.system()} {platform.machine()}",
         }

@@ -87,7 +87,8 @@ def evaluate(
     start = time.perf_counter()
     for utterance in progress(utterances):
         try:
-            result = engine.assess(utterance.audio)
+            texts = {name: utterance.texts.get(name) for name in engine.uses}
+            result = engine.assess(utterance.audio, **texts)
         except AudioError:
             unscorable.append(utterance.id)
             continue

@@ -47,6 +47,12 @@ class Utterance:
     text: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """Return the texts of a request, "text" and "prompt", as far as they are known."""
+        known = {"text": self.text, "prompt": str(self.extra.get("prompt") or "")}
+        return {name: value for name, value in known.items() if value}
+
 
 def read_manifest(path: str | Path, *, check_audio: bool = True) -> list[Utterance]:
     """Read a manifest.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from asa_engine.backends import BACKENDS, UNSUPPORTED, Backend, backend_class
+from asa_engine.backends import BACKENDS, UNSUPPORTED, backend_class
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError, UsageError
 
@@ -95,8 +95,3 @@ def _reason(backend: str, precision: str, skipped: list[str]) -> str:
     if backend != AUTO or precision != AUTO:
         said += f", given backend {backend} and precision {precision}"
     return f"{said}; skipped {', '.join(skipped)}" if skipped else said
-
-
-def open_backend(bundle: Bundle, choice: Choice, threads: int) -> Backend:
-    """Open the chosen backend on the bundle's artifacts."""
-    return backend_class(choice.backend).open(bundle, precision=choice.precision, threads=threads)

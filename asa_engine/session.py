@@ -183,9 +183,15 @@ def _total(timings: Sequence[Timing]) -> Timing:
         decode_ms=sum(timing.decode_ms for timing in timings),
         features_ms=sum(timing.features_ms for timing in timings),
         encoder_ms=sum(timing.encoder_ms for timing in timings),
-        prior_ms=None,
-        backbone_ms=None,
+        prior_ms=_optional([timing.prior_ms for timing in timings]),
+        backbone_ms=_optional([timing.backbone_ms for timing in timings]),
         head_ms=sum(timing.head_ms for timing in timings),
         time_to_score_ms=timings[-1].time_to_score_ms,
         real_time_factor=busy_s / max(audio_s, 1e-9),
+        recogniser_ms=_optional([timing.recogniser_ms for timing in timings]),
     )
+
+
+def _optional(times_ms: Sequence[float | None]) -> float | None:
+    known = [time_ms for time_ms in times_ms if time_ms is not None]
+    return sum(known) if known else None

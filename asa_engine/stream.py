@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from asa_engine.assessment import Assessment, Timing
+from asa_engine.assessment import Assessment, Grade, Timing
 from asa_engine.audio import SAMPLE_RATE_HZ, AudioChunk, ChunkConverter
 from asa_engine.errors import UsageError
+from asa_engine.graders import Run
 from asa_engine.profiling import StageClock
 from asa_engine.validity import ValidityMonitor
 
@@ -25,7 +27,7 @@ class Stream:
 
     def __init__(
         self,
-        run: Any,
+        run: Run,
         clock: StageClock,
         grader: str,
         receipt: Mapping[str, Any],
@@ -111,11 +113,22 @@ class Stream:
         grade = self._run.finish()
         with self._clock.scope("validity"):
             validity = self._validity.finish(self._converter)
-        judged = grade if validity.scorable else None
+        heard = grade or Grade({})
+        if heard.reasons or not heard.scorable:
+            validity = replace(
+                validity,
+                scorable=validity.scorable and heard.scorable,
+                reasons=tuple(dict.fromkeys((*validity.reasons, *heard.reasons))),
+            )
+        judged = heard if validity.scorable else Grade({})
         self._result = Assessment(
             grader=self._grader,
-            scores={} if judged is None else judged.scores,
-            prior=None if judged is None else judged.prior,
+            scores=judged.scores,
+            prior=judged.prior,
+            words=heard.words,
+            transcript=heard.transcript,
+            features=heard.features,
+            rationale=judged.rationale,
             validity=validity,
             timing=self._timing(self._tail_ms + _since_ms(start)),
             receipt={**self._receipt, "audio_sha256": self._converter.sha256()},
@@ -143,12 +156,16 @@ class Stream:
             decode_ms=self._clock.total_ms("decode") + self._clock.total_ms("validity"),
             features_ms=self._clock.total_ms("features"),
             encoder_ms=self._clock.total_ms("encoder"),
-            prior_ms=None,
-            backbone_ms=None,
+            prior_ms=self._optional_ms("prior"),
+            backbone_ms=self._optional_ms("backbone"),
             head_ms=self._clock.total_ms("head"),
             time_to_score_ms=tail_ms,
             real_time_factor=self._clock.sum_ms() / (1e3 * max(audio_s, 1e-9)),
+            recogniser_ms=self._optional_ms("recogniser"),
         )
+
+    def _optional_ms(self, stage: str) -> float | None:
+        return self._clock.total_ms(stage) or None
 
 
 def _since_ms(start: float) -> float:

@@ -26,7 +26,7 @@ from asa_engine.backends.torch import TorchBackend
 from asa_engine.bundle import Bundle
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.metrics import pcc
-from asa_export.exporter import windows_of
+from asa_export.acoustic import windows_of
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.onnx import FloatLinears, Linears, encoder_model, head_model
 from asa_export.quantize import Calibration, Int8Linears, calibrate, round_to_int8

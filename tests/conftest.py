@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from asa_engine.bundle import write_manifest
-from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.aspects import AspectConfig
 
 _SHARED = Path(os.environ.get("ASA_SHARED", Path(__file__).parents[2] / "shared"))
 

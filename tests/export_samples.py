@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig
+from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.acoustic.model import AcousticGrader
+from asa_engine.graders.aspects import AspectConfig
 from asa_engine.nn.config import WhisperEncoderConfig
 
 

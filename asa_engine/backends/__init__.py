@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from asa_engine.backends.base import Availability, Backend, Encoded, HeadOutput
+from asa_engine.backends.base import Availability, Backend, Encoded, HeadOutput, Runtime
 from asa_engine.errors import BackendError
 
 __all__ = [
@@ -14,24 +14,25 @@ __all__ = [
     "Backend",
     "Encoded",
     "HeadOutput",
+    "Runtime",
     "backend_class",
 ]
 
 BACKENDS = {
     "native": "asa_engine.backends.native:NativeBackend",
     "onnxruntime": "asa_engine.backends.onnxruntime:OnnxRuntimeBackend",
+    "ctranslate2": "asa_engine.backends.ctranslate2:CTranslate2Runtime",
     "torch": "asa_engine.backends.torch:TorchBackend",
     "fake": "asa_engine.backends.fake:FakeBackend",
 }
 
 # Named by the command line's contract, with the reason why this version cannot run them.
 UNSUPPORTED = {
-    "ctranslate2": "it runs recognisers and language models, which no grader of this version has",
     "tensorrt": "this version exports no TensorRT engines",
 }
 
 
-def backend_class(name: str) -> type[Backend]:
+def backend_class(name: str) -> type[Runtime]:
     """Return the backend of that name, importing its file only now.
 
     Raises:
@@ -47,5 +48,5 @@ def backend_class(name: str) -> type[Backend]:
             f"there is no backend {name!r}", mend=f"choose from {', '.join(BACKENDS)}"
         )
     module, attribute = BACKENDS[name].split(":")
-    found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    found: type[Runtime] = getattr(importlib.import_module(module), attribute)
     return found

@@ -1,7 +1,9 @@
-"""What a backend is: it runs the encoder on one window and the head on pooled statistics.
+"""What a backend is.
 
-A backend knows nothing of audio, windows or streams. The engine feeds it the log-mel of one
-window at a time and sums the statistics; so one audio has one score for every chunking.
+A `Runtime` is a library that runs models: whether it is here, and its versions. A `Backend` is one
+that runs the acoustic grader: the encoder on one window, the head on pooled statistics. It knows
+nothing of audio, windows or streams: the engine feeds it the log-mel of one window at a time and
+sums the statistics; so one audio has one score for every chunking.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from asa_engine.bundle import Bundle
 
-__all__ = ["Availability", "Backend", "Encoded", "HeadOutput"]
+__all__ = ["Availability", "Backend", "Encoded", "HeadOutput", "Runtime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +61,31 @@ class HeadOutput:
     prior: NDArray[np.float32]
 
 
-class Backend(ABC):
-    """One grader, loaded and ready on one backend at one precision.
+class Runtime(ABC):
+    """A library that runs models, for one grader or several.
 
     Attributes:
         name: Key in `BACKENDS`.
-        precision: Precision it was opened at.
-        threads: Threads it may use.
     """
 
     name: ClassVar[str]
-    precision: str
-    threads: int
 
     @classmethod
     @abstractmethod
     def availability(cls) -> Availability:
         """Tell whether the libraries and the hardware it needs are here. Never raises."""
+
+
+class Backend(Runtime):
+    """The acoustic grader, loaded and ready on one backend at one precision.
+
+    Attributes:
+        precision: Precision it was opened at.
+        threads: Threads it may use.
+    """
+
+    precision: str
+    threads: int
 
     @classmethod
     @abstractmethod

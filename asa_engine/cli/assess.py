@@ -62,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     from asa_engine.engine import load
 
     engine = load(args.bundle, backend=args.backend, precision=args.precision, threads=args.threads)
-    for option in ("text", "prompt"):
-        if getattr(args, option) is not None:
+    texts = {"text": args.text, "prompt": args.prompt}
+    for option, given in texts.items():
+        if given is not None and option not in engine.uses:
             raise UsageError(
                 f"the {engine.grader} grader does not use --{option}", mend=f"leave out --{option}"
             )
@@ -74,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
     for index, path in enumerate(args.audio, start=1):
         _show_progress(index, len(args.audio), path)
         try:
-            result = _stream_file(engine, path, args) if args.stream else engine.assess(path)
+            if args.stream:
+                result = _stream_file(engine, path, args, texts)
+            else:
+                result = engine.assess(path, **texts)
         except AsaError as error:
             from asa_engine.cli.main import report_error
 
@@ -109,12 +113,14 @@ def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
     return code
 
 
-def _stream_file(engine: Engine, path: Path, args: argparse.Namespace) -> Assessment:
+def _stream_file(
+    engine: Engine, path: Path, args: argparse.Namespace, texts: dict[str, str | None]
+) -> Assessment:
     """Feed a file chunk by chunk; show provisional scores to who watches."""
     from asa_engine.audio import open_audio
 
     show = (args.live or sys.stderr.isatty()) and not args.json
-    with open_audio(path) as audio, engine.stream(audio.sample_rate_hz) as stream:
+    with open_audio(path) as audio, engine.stream(audio.sample_rate_hz, **texts) as stream:
         chunk_frames = max(1, audio.sample_rate_hz * args.chunk_ms // 1000)
         start, heard, shown = time.perf_counter(), 0, None
         for block in audio.blocks():

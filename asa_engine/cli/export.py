@@ -45,7 +45,8 @@ def register(commands: Any) -> None:
         "--target",
         action="append",
         metavar="T",
-        help="onnx (default) or native; repeat it or separate with commas",
+        help="onnx (default), native or ctranslate2, as far as the grader has them; repeat it or "
+        "separate with commas",
     )
     parser.add_argument(
         "--precision",
@@ -75,13 +76,15 @@ def run(args: argparse.Namespace) -> int:
     from asa_export.exporter import export, plan
     from asa_export.speech import manifest_speech, synthetic_speech
 
-    variants = plan(_listed(args.target, "onnx"), _listed(args.precision, ""))
+    source = Bundle.open(args.source)
+    targets = _listed(args.target, "onnx")
+    variants = plan(targets, _listed(args.precision, ""), source.grader)
     if args.data is None:
         speech = synthetic_speech()
     else:
         speech = manifest_speech(args.data, calibrate=CALIBRATION_RECORDINGS, limit=args.limit)
     report = export(
-        Bundle.open(args.source).path,
+        source.path,
         args.output,
         variants,
         speech,
@@ -95,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for parity in report.parity:
         print(parity.table())
-        print(f"  one window takes {report.window_ms[parity.variant]:.1f} ms (1 thread, here)")
+        took = report.cpu_ms[parity.variant]
+        print(f"  {report.timed} takes {took:.1f} ms (1 thread, here)")
     for file, size in report.bytes.items():
         print(f"{size:>12,}  {file}")
     print(f"{sum(report.bytes.values()):>12,}  bytes in all: {report.path}")

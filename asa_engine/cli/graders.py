@@ -21,9 +21,22 @@ def run(args: argparse.Namespace) -> int:
 
     entries = [grader_entry(name) for name in GRADERS]
     if args.json:
-        rows = [{"name": e.name, "summary": e.summary, "exact_when": e.exact_when} for e in entries]
+        rows = [
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "exact_when": entry.exact_when,
+                "uses": list(entry.uses),
+                "extra": entry.extra,
+            }
+            for entry in entries
+        ]
         print(json.dumps(rows))
         return 0
     for entry in entries:
         print(f"{entry.name}\n  {entry.summary}\n  exact: {entry.exact_when}")
+        if entry.uses:
+            print(f"  takes: {', '.join('--' + name for name in entry.uses)}")
+        if entry.extra:
+            print(f"  needs: pip install 'asa-engine[{entry.extra}]'")
     return 0

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     found = compare(
         Scorer(against, *REFERENCE),
         [Scorer(bundle, *variant) for variant in variants],
-        progress([Recording(u.id, u.audio, u.scores) for u in utterances]),
+        progress([Recording(u.id, u.audio, u.scores, u.texts) for u in utterances]),
         f"{len(utterances)} recordings of {args.data.name}",
         rms_budget=args.budget,
     )

@@ -9,11 +9,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.assessment import Grade
+from asa_engine.bundle import Bundle
 from asa_engine.errors import BundleError
 
-__all__ = ["GRADERS", "GraderEntry", "grader_entry"]
+if TYPE_CHECKING:
+    from asa_engine.selection import Choice
+
+__all__ = ["GRADERS", "GraderEntry", "Run", "grader_entry"]
 
 GRADERS = {
     "acoustic": "asa_engine.graders.acoustic.runtime:ENTRY",
@@ -28,15 +36,35 @@ class GraderEntry:
         name: Its key in `GRADERS`.
         summary: One line for people.
         exact_when: What is final when, in a stream; one line.
-        config: Builds the grader's frozen configuration from `config.json`.
-        run: Starts scoring one recording: (config, backend, clock) -> run.
+        config: Builds the grader's frozen configuration from `config.json`; it has `aspects`.
+        open: Opens the grader's stages: (bundle, choice, threads) -> stages. These have
+            `versions()`, the libraries that the scores depend on.
+        run: Starts scoring one recording: (config, stages, clock, request) -> `Run`.
+        uses: Which texts of a `Request` the grader takes.
+        extra: Names of asa-engine's extras that it needs, for people; "" if none.
     """
 
     name: str
     summary: str
     exact_when: str
     config: Callable[[Mapping[str, Any]], Any]
-    run: Callable[..., Any]
+    open: Callable[[Bundle, Choice, int], Any]
+    run: Callable[..., Run]
+    uses: tuple[str, ...] = ()
+    extra: str = ""
+
+
+class Run(Protocol):
+    """One recording being scored."""
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take float32 mono samples at 16 kHz; do the work that they make final."""
+
+    def provisional(self) -> Grade | None:
+        """Return the grade of what is final so far, or `None` before there is any."""
+
+    def finish(self) -> Grade | None:
+        """Return the final grade; `None` where the audio is too short to hold anything."""
 
 
 def grader_entry(name: str) -> GraderEntry:

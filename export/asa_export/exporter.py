@@ -9,11 +9,12 @@ save       all or nothing: the folder appears when everything has passed
 
 from __future__ import annotations
 
+import importlib
 import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -21,36 +22,77 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages, write_manifest
+from asa_engine.audio import SAMPLE_RATE_HZ
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages, write_manifest
 from asa_engine.errors import BundleError, UsageError
-from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.files import atomic_folder, sha256_file
-from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_export.onnx import FloatLinears, encoder_model, head_model
 from asa_export.parity import REFERENCE, Parity, Scorer, compare
-from asa_export.quantize import Int8Linears, calibrate
 from asa_export.speech import Recording, Speech
-from asa_export.tensors import expected_tensors
-from asa_export.weights import Weights
 
-__all__ = ["TARGETS", "ExportReport", "Variant", "export", "plan", "windows_of"]
+__all__ = [
+    "EXPORTERS",
+    "ExportReport",
+    "Exporter",
+    "Variant",
+    "export",
+    "exporter_of",
+    "plan",
+]
 
 CARD_NAME = "MODEL_CARD.md"
-HEAD_NAME = "head.onnx"
-TARGETS = {
-    "onnx": ("onnxruntime", ("fp32", "int8")),
-    "native": ("native", ("fp32", "bf16", "int8")),
+EXPORTERS = {
+    "acoustic": "asa_export.acoustic:EXPORTER",
 }
-"""Target -> the backend that runs it and the precisions it can have."""
+"""Grader -> its exporter."""
 TIMED_RECORDINGS = 4
 TIMED_ROUNDS = 9
+TIMED_SAMPLES = 8 * SAMPLE_RATE_HZ
+
 
 Variant = tuple[str, str]
 """A backend and a precision."""
 Progress = Callable[[Iterable[Recording]], Iterable[Recording]]
+
+
+def _score(scorer: Scorer, samples: NDArray[np.float32]) -> None:
+    scorer.score(samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """What is special to one grader's export.
+
+    Attributes:
+        targets: Target -> the backend that runs it and the precisions it can have.
+        validate: Checks the source and returns the grader's configuration.
+        build: Writes every file of the bundle but the manifest and the card into a folder, and
+            returns the stages they serve: (source, configuration, folder, variants, speech).
+        timed: What `timed_pass` does, in words.
+        timed_pass: What is timed, on eight seconds of speech, to put the variants in order.
+    """
+
+    targets: Mapping[str, tuple[str, tuple[str, ...]]]
+    validate: Callable[[Bundle], Any]
+    build: Callable[[Bundle, Any, Path, Sequence[Variant], Speech], Stages]
+    timed: str = "8 s of speech"
+    timed_pass: Callable[[Scorer, NDArray[np.float32]], None] = _score
+
+
+def exporter_of(grader: str) -> Exporter:
+    """Return the exporter of a grader.
+
+    Raises:
+        BundleError: There is none.
+    """
+    if grader not in EXPORTERS:
+        raise BundleError(
+            f"a grader {grader!r} cannot be exported", mend=f"choose from {', '.join(EXPORTERS)}"
+        )
+    module, attribute = EXPORTERS[grader].split(":")
+    found: Exporter = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +104,8 @@ class ExportReport:
         name: Its name.
         auto: Variants inside their budget, fastest here first.
         parity: Each variant's comparison with the reference.
-        window_ms: Each variant's CPU time for one full window, one thread, this machine.
+        timed: What was timed.
+        cpu_ms: Each variant's CPU time for it, one thread, this machine.
         bytes: File name -> size.
     """
 
@@ -70,7 +113,8 @@ class ExportReport:
     name: str
     auto: tuple[Variant, ...]
     parity: tuple[Parity, ...]
-    window_ms: dict[str, float]
+    timed: str
+    cpu_ms: dict[str, float]
     bytes: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,32 +124,37 @@ class ExportReport:
             "name": self.name,
             "auto": [list(variant) for variant in self.auto],
             "parity": {parity.variant: parity.to_dict() for parity in self.parity},
-            "window_ms": self.window_ms,
+            "timed": self.timed,
+            "cpu_ms": self.cpu_ms,
             "bytes": self.bytes,
         }
 
 
-def plan(targets: Sequence[str], precisions: Sequence[str]) -> tuple[Variant, ...]:
+def plan(
+    targets: Sequence[str], precisions: Sequence[str], grader: str = "acoustic"
+) -> tuple[Variant, ...]:
     """Return the variants to make; an empty list of precisions means all a target has.
 
     Raises:
+        BundleError: The grader cannot be exported.
         UsageError: A target is unknown, or no target has one of the precisions.
     """
+    possible = exporter_of(grader).targets
     for target in targets:
-        if target not in TARGETS:
+        if target not in possible:
             raise UsageError(
-                f"the acoustic grader cannot be exported to {target!r}",
-                mend=f"its targets are {', '.join(TARGETS)}",
+                f"the {grader} grader cannot be exported to {target!r}",
+                mend=f"its targets are {', '.join(possible)}",
             )
-    chosen = [TARGETS[target] for target in dict.fromkeys(targets)]
+    chosen = [possible[target] for target in dict.fromkeys(targets)]
     for precision in precisions:
-        if not any(precision in possible for _, possible in chosen):
-            have = "; ".join(f"{t}: {', '.join(TARGETS[t][1])}" for t in dict.fromkeys(targets))
+        if not any(precision in levels for _, levels in chosen):
+            have = "; ".join(f"{t}: {', '.join(possible[t][1])}" for t in dict.fromkeys(targets))
             raise UsageError(f"no target can have precision {precision!r}", mend=have)
     return tuple(
         (backend, precision)
-        for backend, possible in chosen
-        for precision in possible
+        for backend, levels in chosen
+        for precision in levels
         if not precisions or precision in precisions
     )
 
@@ -140,17 +189,16 @@ def export(
         UsageError: The target is there already, or cannot be written. Nothing is changed.
     """
     opened = Bundle.open(source)
-    config = _validate(opened)
+    exporter = exporter_of(opened.grader)
+    config = exporter.validate(opened)
     if card is not None and not card.is_file():
         raise UsageError(f"there is no model card {card}", mend="check the path")
     name = name or target.absolute().name
     with atomic_folder(target, overwrite=overwrite) as work:
-        for file in (CONFIG_NAME, WEIGHTS_NAME):
-            shutil.copyfile(opened.path / file, work / file)
+        stages = exporter.build(opened, config, work, variants, speech)
         card = card or opened.path / CARD_NAME
         if card.is_file():
             shutil.copyfile(card, work / CARD_NAME)
-        stages = _optimise(config, work, variants, speech)
         write = partial(
             write_manifest,
             work,
@@ -166,88 +214,40 @@ def export(
         found = compare(reference, scorers, progress(speech.judging), speech.description)
         for parity in found:
             parity.check()
-        window_ms = _time_windows(config, scorers, speech.judging)
-        auto = tuple(sorted(variants, key=lambda variant: window_ms["/".join(variant)]))
+        cpu_ms = _time(exporter, scorers, speech.judging)
+        auto = tuple(sorted(variants, key=lambda variant: cpu_ms["/".join(variant)]))
         reports = {
             parity.variant: {
                 **parity.to_dict(),
-                "window_ms": window_ms[parity.variant],
+                "timed": exporter.timed,
+                "cpu_ms": cpu_ms[parity.variant],
                 "measured_with": _measured_with(scorer),
             }
             for parity, scorer in zip(found, scorers, strict=True)
         }
         write(auto=auto, parity=reports)
-        sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
-    return ExportReport(
-        target, name or target.absolute().name, auto, tuple(found), window_ms, sizes
-    )
+        sizes = {
+            path.relative_to(work).as_posix(): path.stat().st_size
+            for path in sorted(work.rglob("*"))
+            if path.is_file()
+        }
+    return ExportReport(target, name, auto, tuple(found), exporter.timed, cpu_ms, sizes)
 
 
-def _validate(opened: Bundle) -> AcousticConfig:
-    """Check that the source holds a whole, finite acoustic grader."""
-    if opened.grader != "acoustic":
-        raise BundleError(
-            f"{opened.path} holds a grader {opened.grader!r}", mend="only acoustic is exported"
-        )
-    config = AcousticConfig.from_dict(opened.config)
-    Weights(opened.path / WEIGHTS_NAME).check(expected_tensors(config))
-    return config
-
-
-def _optimise(
-    config: AcousticConfig, work: Path, variants: Sequence[Variant], speech: Speech
-) -> Stages:
-    """Write every artifact; return the stages that they serve."""
-    stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
-    weights = Weights(work / WEIGHTS_NAME)
-    for backend, precision in variants:
-        if backend == "native":
-            # The kernels pack the checkpoint's own weights when they load them.
-            stages["grader"].setdefault(backend, {})[precision] = WEIGHTS_NAME
-            continue
-        linears: FloatLinears | Int8Linears = FloatLinears()
-        if precision == "int8":
-            windows = windows_of(config, speech.calibration)
-            linears = Int8Linears(config, weights, calibrate(config, weights, windows))
-        encoder = f"encoder.{precision}.onnx"
-        onnx.save(encoder_model(config, weights, linears), work / encoder)
-        onnx.save(head_model(config, weights), work / HEAD_NAME)
-        stages.setdefault("encoder", {}).setdefault(backend, {})[precision] = encoder
-        stages.setdefault("head", {}).setdefault(backend, {})[precision] = HEAD_NAME
-    return stages
-
-
-def windows_of(
-    config: AcousticConfig, recordings: Iterable[Recording]
-) -> Iterable[NDArray[np.float32]]:
-    """Yield the log-mel of every window of the recordings, as the engine would cut them."""
-    for recording in recordings:
-        windows = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=config.window_padding == "full",
-            min_samples=config.min_window_samples,
-        )
-        yield from windows.push(recording.samples())
-        if (rest := windows.finish()) is not None:
-            yield rest
-
-
-def _time_windows(
-    config: AcousticConfig, scorers: Sequence[Scorer], recordings: Sequence[Recording]
+def _time(
+    exporter: Exporter, scorers: Sequence[Scorer], recordings: Sequence[Recording]
 ) -> dict[str, float]:
-    """Time one full window on each variant, taking turns; median CPU time in milliseconds.
+    """Time one pass on each variant, taking turns; median CPU time in milliseconds.
 
     CPU time, so that other work on the machine does not decide what `auto` prefers.
     """
     speech = np.concatenate([recording.samples() for recording in recordings[:TIMED_RECORDINGS]])
-    samples = np.resize(speech, config.window_samples)
-    (mel,) = windows_of(config, [Recording("timing", samples)])
+    samples = np.resize(speech, TIMED_SAMPLES)
     times: dict[str, list[float]] = {scorer.variant: [] for scorer in scorers}
     for _ in range(1 + TIMED_ROUNDS):
         for scorer in scorers:
             start = time.process_time()
-            scorer.backend.encode(mel)
+            exporter.timed_pass(scorer, samples)
             times[scorer.variant].append(1e3 * (time.process_time() - start))
     return {variant: round(statistics.median(taken[1:]), 3) for variant, taken in times.items()}
 
@@ -257,5 +257,5 @@ def _measured_with(scorer: Scorer) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": "1",
         "asa-engine": metadata.version("asa-engine"),
-        **scorer.backend.versions(),
+        **scorer.stages.versions(),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from asa_engine.bench.drift import BUDGETS
 from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, BundleError, DriftError
 from asa_engine.graders import grader_entry
-from asa_engine.graders.acoustic.config import AspectConfig
+from asa_engine.graders.aspects import AspectConfig
 from asa_engine.metrics import pcc, rmse
 from asa_engine.profiling import StageClock
-from asa_engine.selection import Choice, open_backend
+from asa_engine.request import Request
+from asa_engine.selection import Choice
 from asa_export.speech import Recording
 
 __all__ = ["REFERENCE", "AspectParity", "Budget", "Parity", "Scorer", "compare"]
@@ -32,6 +34,8 @@ REFERENCE = ("torch", "fp32")
 """Backend and precision that all others are compared with."""
 
 PCC_BUDGETS = {"fp32": 0.0001, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
+SPLIT_SHARES = {"fp32": 0.0, "bf16": 0.005, "int8": 0.01, "int4": 0.02}
+"""Largest share of recordings that one of the two may score and the other not."""
 _REFERENCE_SCALE = 6.0
 MIN_RECORDING_S = 0.1
 MIN_CORRELATED = 3
@@ -97,6 +101,7 @@ class Parity:
         variant: "backend/precision" of the candidate.
         reference: "backend/precision" it was compared with.
         recordings: How many recordings were compared.
+        split: How many more were scored by only one of the two.
         speech: Where they come from.
         aspects: Aspect name -> its changes.
         exceeded: What lies outside the budget, in words; empty if nothing does.
@@ -105,6 +110,7 @@ class Parity:
     variant: str
     reference: str
     recordings: int
+    split: int
     speech: str
     aspects: Mapping[str, AspectParity]
     exceeded: tuple[str, ...]
@@ -179,20 +185,34 @@ class Scorer:
         self.precision = precision
         self._entry = grader_entry(bundle.grader)
         self.config = self._entry.config(bundle.config)
-        self.backend = open_backend(bundle, Choice(backend, precision, "parity"), threads=1)
+        self.stages = self._entry.open(bundle, Choice(backend, precision, "parity"), 1)
+        self._tap = _Tap(self.stages) if isinstance(self.stages, Backend) else None
 
-    def score(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the scores of one recording, not held to their scale, [A].
+    def score(
+        self, samples: NDArray[np.float32], texts: Mapping[str, str] = MappingProxyType({})
+    ) -> NDArray[np.float64] | None:
+        """Return the scores of one recording, [A]; `None` where it says nothing to be scored.
+
+        The acoustic grader's are not held to their scale, so that no drift hides behind its ends.
+
+        Args:
+            samples: float32 [n], 16 kHz.
+            texts: Texts of the request; those that the grader does not use are left out.
 
         Raises:
             AudioError: It is too short to hold one window.
         """
-        tap = _Tap(self.backend)
-        run = self._entry.run(self.config, tap, StageClock())
+        request = Request(**{name: texts[name] for name in self._entry.uses if name in texts})
+        run = self._entry.run(self.config, self._tap or self.stages, StageClock(), request)
         run.push(samples)
-        if run.finish() is None:
+        grade = run.finish()
+        if grade is None:
             raise AudioError("the recording is too short to be scored")
-        return tap.scores
+        if self._tap is not None:
+            return self._tap.scores
+        if not grade.scorable:
+            return None
+        return np.array([grade.scores[aspect.name].value for aspect in self.config.aspects])
 
 
 def compare(
@@ -222,19 +242,20 @@ def compare(
             "the bundle and its reference score different aspects or scales",
             mend="compare with the checkpoint that the bundle was exported from",
         )
-    rows: list[list[NDArray[np.float64]]] = []
-    kept: list[Recording] = []
+    rows: list[tuple[Recording, list[NDArray[np.float64] | None]]] = []
     for recording in recordings:
         samples = recording.samples()
-        if samples.size < SAMPLE_RATE_HZ * MIN_RECORDING_S:
-            continue
-        rows.append([scorer.score(samples) for scorer in scorers])
-        kept.append(recording)
-    if not rows:
-        raise AudioError(f"no recording is as long as {MIN_RECORDING_S} s")
-    table = np.array(rows)
+        if samples.size >= SAMPLE_RATE_HZ * MIN_RECORDING_S:
+            scores = [scorer.score(samples, recording.texts) for scorer in scorers]
+            rows.append((recording, scores))
     return [
-        _judge(reference, candidate, table[:, 0], table[:, index], kept, speech, rms_budget)
+        _judge(
+            reference,
+            candidate,
+            [(recording, scores[0], scores[index]) for recording, scores in rows],
+            speech,
+            rms_budget,
+        )
         for index, candidate in enumerate(candidates, start=1)
     ]
 
@@ -242,16 +263,25 @@ def compare(
 def _judge(
     reference: Scorer,
     candidate: Scorer,
-    truth: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    recordings: Sequence[Recording],
+    rows: Sequence[tuple[Recording, NDArray[np.float64] | None, NDArray[np.float64] | None]],
     speech: str,
     rms_budget: float | None,
 ) -> Parity:
-    """Compare two tables of scores [n, A]."""
+    """Compare the scores of two; `None` where one finds nothing to score."""
+    both = [(r, a, b) for r, a, b in rows if a is not None and b is not None]
+    if not both:
+        raise AudioError(
+            f"no recording can be scored, or none is as long as {MIN_RECORDING_S} s",
+            mend="pass recordings of speech with --data",
+        )
+    recordings = [recording for recording, _, _ in both]
+    truth, scores = np.array([a for _, a, _ in both]), np.array([b for _, _, b in both])
+    split = sum((a is None) != (b is None) for _, a, b in rows)
     budget = Budget.of(candidate.precision, rms_budget)
     aspects: dict[str, AspectParity] = {}
     exceeded: list[str] = []
+    if split > SPLIT_SHARES[candidate.precision] * len(rows):
+        exceeded.append(f"{split} recordings are scored by only one of the two")
     for index, aspect in enumerate(reference.config.aspects):
         experts = [r.scores.get(aspect.name, math.nan) for r in recordings]
         found = _aspect(aspect, truth[:, index], scores[:, index], np.array(experts), budget)
@@ -267,6 +297,7 @@ def _judge(
         variant=candidate.variant,
         reference=reference.variant,
         recordings=len(recordings),
+        split=split,
         speech=speech,
         aspects=aspects,
         exceeded=tuple(exceeded),

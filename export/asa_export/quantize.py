@@ -118,7 +118,8 @@ def round_to_int8(
     Returns:
         int8 [K, N] and the scale of each column, float32 [N].
     """
-    scale = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny) / INT8_MAX
+    # A subnormal scale is zero where a library of the process has subnormals flushed.
+    scale = np.maximum(np.abs(weight).max(axis=0) / INT8_MAX, np.finfo(np.float32).tiny)
     scale = scale.astype(np.float32).astype(np.float64)
     power = np.diag(moment)
     damped = moment + np.eye(len(moment)) * max(DAMPING * power.mean(), _TINY)

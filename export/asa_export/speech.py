@@ -36,11 +36,13 @@ class Recording:
         id: Its name.
         source: A file, or float32 samples at 16 kHz [n].
         scores: Score name -> the experts' score.
+        texts: "text" and "prompt" of the request, where known.
     """
 
     id: str
     source: Path | NDArray[np.float32]
     scores: Mapping[str, float] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def samples(self) -> NDArray[np.float32]:
         """Return the samples, float32 mono at 16 kHz [n].
@@ -119,7 +121,7 @@ def synthetic_recordings(seed: int = _SYNTHETIC_SEED) -> list[Recording]:
 
 
 def _recording(utterance: Utterance) -> Recording:
-    return Recording(utterance.id, utterance.audio, utterance.scores)
+    return Recording(utterance.id, utterance.audio, utterance.scores, utterance.texts)
 
 
 def _spread(items: Sequence[Utterance], most: int | None) -> list[Utterance]:

@@ -22,8 +22,9 @@ DEMO = Path(__file__).parents[2] / "examples" / "audio" / "demo.flac"
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A grader of tiny shape; its weights are random, so its scores stand for nothing."""
-    from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig
+    from asa_engine.graders.acoustic.config import AcousticConfig
     from asa_engine.graders.acoustic.model import AcousticGrader
+    from asa_engine.graders.aspects import AspectConfig
     from asa_engine.nn.config import WhisperEncoderConfig
 
     torch.manual_seed(3)

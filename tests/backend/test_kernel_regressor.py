@@ -12,8 +12,9 @@ onnx = pytest.importorskip("onnx", reason="export needs onnx (extra export)")
 
 from asa_engine.backends import backend_class  # noqa: E402
 from asa_engine.bundle import Bundle  # noqa: E402
-from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig  # noqa: E402
+from asa_engine.graders.acoustic.config import AcousticConfig  # noqa: E402
 from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
+from asa_engine.graders.aspects import AspectConfig  # noqa: E402
 from asa_engine.nn.config import WhisperEncoderConfig  # noqa: E402
 
 MEL_FRAMES = 171

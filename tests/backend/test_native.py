@@ -17,7 +17,8 @@ from asa_engine.backends.native import NativeBackend, WhisperEncoder
 from asa_engine.backends.safetensors import Tensors
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError, CheckpointError
-from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.aspects import AspectConfig
 from asa_engine.kernels import reference
 from asa_engine.nn.config import WhisperEncoderConfig
 

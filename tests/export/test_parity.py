@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from asa_engine.errors import AudioError, BundleError, DriftError
-from asa_engine.graders.acoustic.config import AspectConfig
+from asa_engine.graders.aspects import AspectConfig
 from asa_export.parity import Parity, compare
 from asa_export.speech import Recording, synthetic_recordings
 
@@ -42,7 +42,7 @@ def scorer(
         variant=f"stub/{precision}",
         precision=precision,
         config=SimpleNamespace(aspects=aspects),
-        score=lambda samples: table[samples.size // 160 - 10],
+        score=lambda samples, texts: table[samples.size // 160 - 10],
     )
 
 
@@ -144,6 +144,25 @@ def test_graders_of_other_scales_are_not_compared() -> None:
     other = scorer(lambda scores: scores, "fp32", aspects=ASPECTS[:1])
     with pytest.raises(BundleError, match="different aspects"):
         compare(scorer(lambda scores: scores, "fp32"), [other], recordings(), "stubs")
+
+
+def test_recordings_that_only_one_of_the_two_scores_are_counted() -> None:
+    reference = scorer(lambda scores: scores, "fp32")
+    candidate = scorer(lambda scores: scores, "int8")
+    silent = {recordings()[0].samples().size}
+    candidate.score = lambda samples, texts: (
+        None if samples.size in silent else reference.score(samples, texts)
+    )
+    found = compare(reference, [candidate], recordings(), "stubs")[0]
+    assert found.split == 1
+    assert found.recordings == len(recordings()) - 1
+    few = [r for r in recordings() if r.samples().size in silent] + recordings()[1:20]
+    assert (
+        "1 recordings are scored by only one"
+        in compare(reference, [candidate], few, "")[0].exceeded[0]
+    )
+    neither = compare(candidate, [candidate], recordings(), "stubs")[0]
+    assert (neither.split, neither.exceeded) == (0, ())
 
 
 def test_nothing_long_enough_is_an_error() -> None:

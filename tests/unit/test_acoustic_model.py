@@ -14,8 +14,9 @@ torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from asa_engine.errors import AudioError, CheckpointError, UsageError  # noqa: E402
-from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig  # noqa: E402
+from asa_engine.graders.acoustic.config import AcousticConfig  # noqa: E402
 from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
+from asa_engine.graders.aspects import AspectConfig  # noqa: E402
 from asa_engine.nn.config import WhisperEncoderConfig  # noqa: E402
 from asa_engine.nn.ct2 import read_ct2_variables  # noqa: E402
 from asa_engine.nn.weights import load_whisper_encoder  # noqa: E402

@@ -195,7 +195,7 @@ def test_a_backend_the_bundle_lacks_is_exit_4(
     assert "it has onnxruntime/fp32" in _one_line(err)
 
 
-@pytest.mark.parametrize("backend", ["ctranslate2", "tensorrt"])
+@pytest.mark.parametrize("backend", ["tensorrt"])
 def test_backends_of_other_versions_are_exit_4(
     capsys: pytest.CaptureFixture[str], fake_bundle: Path, answer: Path, backend: str
 ) -> None:

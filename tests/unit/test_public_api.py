@@ -19,9 +19,9 @@ LAYERS = [
     {"__main__", "cli", "server"},
     {"bench", "evaluation", "session", "training", "tuning"},
     {"engine", "stream", "selection"},
-    {"features", "backends", "graders", "validity", "vad", "assessment", "profiling"},
+    {"features", "backends", "graders", "validity", "vad", "assessment", "profiling", "request"},
     {"nn", "kernels", "objectives", "metrics"},
-    {"audio", "bundle", "errors", "files", "manifest", "_kernels"},
+    {"audio", "bundle", "errors", "files", "manifest", "recipes", "_kernels"},
 ]
 
 

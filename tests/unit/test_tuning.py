@@ -18,7 +18,8 @@ from asa_engine.bundle import Bundle, write_manifest
 from asa_engine.cli import tune as command
 from asa_engine.engine import load
 from asa_engine.errors import BackendError, BundleError, DriftError, UsageError
-from asa_engine.graders.acoustic.config import AcousticConfig, AspectConfig
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.aspects import AspectConfig
 from asa_engine.tuning import TABLE_NAME, Trial, Tuning, tune, write_tuned
 
 # The score is a constant + the mean log-mel + what stands for the drift of a precision.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Any, Self
 
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
+from asa_engine.graders.aspects import AspectConfig, parse_aspects
+from asa_engine.graders.fields import ascending, bad, check_names, integer, number
 from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["AcousticConfig", "AspectConfig"]
+__all__ = ["AcousticConfig"]
 
 GRADER = "acoustic"
 FORMAT_REVISION = 1
@@ -36,42 +36,6 @@ _ENCODER_LIMITS = {
 _MAX_WINDOW_S = 60.0
 _MAX_WIDTH = 8192
 _MAX_CENTRES = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class AspectConfig:
-    """One scored aspect.
-
-    Attributes:
-        name: Such as `fluency`.
-        scale_min: Lowest score.
-        scale_max: Highest score.
-        level_cuts: Ascending scores at which the next whole-point level begins; the lowest level
-            is `scale_min`.
-        sd: Expected error: (speech duration in seconds, standard deviation of predicted minus
-            experts' score on held-out speakers), ascending in duration. Empty if not measured.
-    """
-
-    name: str
-    scale_min: float = 0.0
-    scale_max: float = 10.0
-    level_cuts: tuple[float, ...] = tuple(level + 0.5 for level in range(10))
-    sd: tuple[tuple[float, float], ...] = ()
-
-    def level_of(self, value: float) -> str:
-        """Return the whole-point level, such as `"8"`, that a score falls in."""
-        return f"{self.scale_min + sum(value >= cut for cut in self.level_cuts):g}"
-
-    def sd_at(self, duration_s: float) -> float | None:
-        """Return the expected error for so much speech: linear between entries, flat outside."""
-        if not self.sd:
-            return None
-        before = [pair for pair in self.sd if pair[0] <= duration_s]
-        after = [pair for pair in self.sd if pair[0] > duration_s]
-        if not before or not after:
-            return (before[-1] if before else after[0])[1]
-        (t0, sd0), (t1, sd1) = before[-1], after[0]
-        return sd0 + (sd1 - sd0) * (duration_s - t0) / (t1 - t0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,30 +127,24 @@ class AcousticConfig:
                 mend="install a newer asa-engine",
             )
         fields = {k: v for k, v in value.items() if k not in ("grader", "format_revision")}
-        _check_names(cls, fields, "config")
-        aspects = fields.get("aspects")
-        if not isinstance(aspects, list | tuple) or not 1 <= len(aspects) <= 64:
-            raise _bad("aspects", aspects, "a list of 1 to 64 aspects")
-        fields["aspects"] = tuple(_aspect(item, i) for i, item in enumerate(aspects))
-        names = [aspect.name for aspect in fields["aspects"]]
-        if len(set(names)) != len(names):
-            raise _bad("aspects", names, "aspects of different names")
+        check_names(cls, fields, "config")
+        fields["aspects"] = parse_aspects(fields.get("aspects"))
         if "encoder" in fields:
             fields["encoder"] = _encoder(fields["encoder"])
         if "prior_levels" in fields:
-            fields["prior_levels"] = _ascending(fields["prior_levels"], "prior_levels", least=2)
+            fields["prior_levels"] = ascending(fields["prior_levels"], "prior_levels", least=2)
         for name in ("attention_heads", "prior_width", "prior_embedding", "head_width"):
             if name in fields:
-                fields[name] = _integer(fields[name], name, _MAX_WIDTH)
+                fields[name] = integer(fields[name], name, _MAX_WIDTH)
         for name, least, most in (
             ("kernel_centres", 0, _MAX_CENTRES),
             ("kernel_width", 1, _MAX_WIDTH),
         ):
             if name in fields:
-                fields[name] = _integer(fields[name], name, most, least)
+                fields[name] = integer(fields[name], name, most, least)
         for name in ("window_s", "min_window_s"):
             if name in fields:
-                fields[name] = _number(fields[name], name)
+                fields[name] = number(fields[name], name)
         config = cls(**fields)
         config._check_window()
         return config
@@ -202,97 +160,30 @@ class AcousticConfig:
 
     def _check_window(self) -> None:
         if self.window_padding not in PADDINGS:
-            raise _bad("window_padding", self.window_padding, " or ".join(PADDINGS))
+            raise bad("window_padding", self.window_padding, " or ".join(PADDINGS))
         if not 0.1 <= self.window_s <= _MAX_WINDOW_S:
-            raise _bad("window_s", self.window_s, f"0.1 to {_MAX_WINDOW_S} s")
+            raise bad("window_s", self.window_s, f"0.1 to {_MAX_WINDOW_S} s")
         if self.window_samples % (HOP_SAMPLES * MEL_FRAMES_PER_FRAME):
-            raise _bad("window_s", self.window_s, "a multiple of 0.02 s")
+            raise bad("window_s", self.window_s, "a multiple of 0.02 s")
         if not 0.02 <= self.min_window_s <= self.window_s:
-            raise _bad("min_window_s", self.min_window_s, "0.02 s to window_s")
+            raise bad("min_window_s", self.min_window_s, "0.02 s to window_s")
         if self.window_frames > self.encoder.positions:
-            raise _bad(
+            raise bad(
                 "window_s",
                 self.window_s,
                 f"at most {self.encoder.positions / 50:g} s (encoder.positions frames)",
             )
 
 
-def _bad(name: str, value: object, wanted: str) -> CheckpointError:
-    text = repr(value)
-    shown = text if len(text) <= 60 else text[:57] + "..."
-    return CheckpointError(
-        f"config field {name} is {shown}; it must be {wanted}", mend="mend config.json"
-    )
-
-
-def _check_names(cls: type, fields: Mapping[str, Any], where: str) -> None:
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise CheckpointError(
-            f"{where} has unknown fields: {', '.join(map(repr, unknown[:5]))}",
-            mend=f"known ones are {', '.join(sorted(known))}",
-        )
-
-
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _bad(name, value, "a finite number")
-    return float(value)
-
-
-def _integer(value: object, name: str, most: int, least: int = 1) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise _bad(name, value, f"a whole number from {least} to {most}")
-    return value
-
-
-def _ascending(value: object, name: str, least: int = 0) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple) or not least <= len(value) <= 1000:
-        raise _bad(name, value, f"a list of {least} to 1000 numbers")
-    numbers = tuple(_number(item, name) for item in value)
-    if any(b <= a for a, b in itertools.pairwise(numbers)):
-        raise _bad(name, value, "ascending")
-    return numbers
-
-
 def _encoder(value: object) -> WhisperEncoderConfig:
     if not isinstance(value, Mapping):
-        raise _bad("encoder", value, "an object")
-    _check_names(WhisperEncoderConfig, value, "encoder")
+        raise bad("encoder", value, "an object")
+    check_names(WhisperEncoderConfig, value, "encoder")
     sizes = {
-        name: _integer(size, f"encoder.{name}", _ENCODER_LIMITS[name])
+        name: integer(size, f"encoder.{name}", _ENCODER_LIMITS[name])
         for name, size in value.items()
     }
     encoder = WhisperEncoderConfig(**sizes)
     if encoder.d_model % encoder.heads:
-        raise _bad("encoder.heads", encoder.heads, f"a divisor of d_model {encoder.d_model}")
+        raise bad("encoder.heads", encoder.heads, f"a divisor of d_model {encoder.d_model}")
     return encoder
-
-
-def _aspect(value: object, index: int) -> AspectConfig:
-    where = f"aspects[{index}]"
-    if not isinstance(value, Mapping):
-        raise _bad(where, value, "an object")
-    _check_names(AspectConfig, value, where)
-    fields: dict[str, Any] = dict(value)
-    name = fields.get("name")
-    if not isinstance(name, str) or not name or len(name) > 64:
-        raise _bad(f"{where}.name", name, "a name")
-    for bound in ("scale_min", "scale_max"):
-        if bound in fields:
-            fields[bound] = _number(fields[bound], f"{where}.{bound}")
-    if "level_cuts" in fields:
-        fields["level_cuts"] = _ascending(fields["level_cuts"], f"{where}.level_cuts")
-    if "sd" in fields:
-        table = fields["sd"]
-        if not isinstance(table, list | tuple) or any(
-            not isinstance(pair, list | tuple) or len(pair) != 2 for pair in table
-        ):
-            raise _bad(f"{where}.sd", table, "a list of [duration_s, sd] pairs")
-        _ascending([pair[0] for pair in table], f"{where}.sd")
-        fields["sd"] = tuple((float(t), _number(sd, f"{where}.sd")) for t, sd in table)
-    aspect = AspectConfig(**fields)
-    if aspect.scale_min >= aspect.scale_max:
-        raise _bad(f"{where}.scale_max", aspect.scale_max, f"above {aspect.scale_min}")
-    return aspect

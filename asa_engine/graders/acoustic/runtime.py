@@ -7,30 +7,29 @@ cannot change a score.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.assessment import Prior, Score
-from asa_engine.backends.base import Backend, HeadOutput
+from asa_engine.assessment import Grade, Prior
+from asa_engine.backends import Backend, HeadOutput, backend_class
+from asa_engine.bundle import Bundle
+from asa_engine.errors import BackendError
 from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders import GraderEntry
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.profiling import StageClock
+from asa_engine.request import Request
 
-__all__ = ["ENTRY", "AcousticRun", "Grade"]
+if TYPE_CHECKING:
+    from asa_engine.selection import Choice
+
+__all__ = ["ENTRY", "AcousticRun"]
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_RATE_HZ = 50.0
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """Scores and prior of the audio seen so far."""
-
-    scores: dict[str, Score]
-    prior: Prior
+_NO_TEXTS = Request()
 
 
 class AcousticRun:
@@ -40,6 +39,7 @@ class AcousticRun:
         config: The grader's configuration.
         backend: Where encoder and head run.
         clock: Collects `features`, `encoder` and `head` times.
+        request: Texts of the request; this grader uses none.
         keep_frames: Keep the encoder frames of every window (for `Engine.embed`).
     """
 
@@ -50,6 +50,7 @@ class AcousticRun:
         config: AcousticConfig,
         backend: Backend,
         clock: StageClock,
+        request: Request = _NO_TEXTS,
         *,
         keep_frames: bool = False,
     ) -> None:
@@ -111,18 +112,22 @@ class AcousticRun:
 
 
 def _grade_from(output: HeadOutput, config: AcousticConfig, duration_s: float) -> Grade:
-    scores = {}
-    for aspect, value in zip(config.aspects, output.scores.tolist(), strict=True):
-        bounded = min(max(value, aspect.scale_min), aspect.scale_max)
-        scores[aspect.name] = Score(
-            value=bounded,
-            scale_min=aspect.scale_min,
-            scale_max=aspect.scale_max,
-            level=aspect.level_of(bounded),
-            sd=aspect.sd_at(duration_s),
-        )
+    scores = {
+        aspect.name: aspect.score(value, duration_s=duration_s)
+        for aspect, value in zip(config.aspects, output.scores.tolist(), strict=True)
+    }
     prior = Prior(tuple(config.prior_levels), tuple(output.prior.tolist()))
     return Grade(scores, prior)
+
+
+def _open(bundle: Bundle, choice: Choice, threads: int) -> Backend:
+    found = backend_class(choice.backend)
+    if not issubclass(found, Backend):
+        raise BackendError(
+            f"the {choice.backend} backend does not run the acoustic grader",
+            mend="choose another backend",
+        )
+    return found.open(bundle, precision=choice.precision, threads=threads)
 
 
 ENTRY = GraderEntry(
@@ -130,5 +135,6 @@ ENTRY = GraderEntry(
     summary="S4's acoustic half: Whisper encoder, proficiency prior, multi-target regression",
     exact_when="a window's frames are final when it closes; the scores when the speech ends",
     config=AcousticConfig.from_dict,
+    open=_open,
     run=AcousticRun,
 )

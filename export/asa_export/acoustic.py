@@ -1,0 +1,98 @@
+"""Export of the acoustic grader: encoder and head as ONNX graphs, weights for the kernels."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_export.exporter import Exporter, Variant
+from asa_export.onnx import FloatLinears, encoder_model, head_model
+from asa_export.parity import REFERENCE, Scorer
+from asa_export.quantize import Int8Linears, calibrate
+from asa_export.speech import Recording, Speech
+from asa_export.tensors import expected_tensors
+from asa_export.weights import Weights
+
+__all__ = ["EXPORTER", "windows_of"]
+
+HEAD_NAME = "head.onnx"
+
+
+def _validate(opened: Bundle) -> AcousticConfig:
+    """Check that the source holds a whole, finite acoustic grader."""
+    config = AcousticConfig.from_dict(opened.config)
+    Weights(opened.path / WEIGHTS_NAME).check(expected_tensors(config))
+    return config
+
+
+def _optimise(
+    opened: Bundle,
+    config: AcousticConfig,
+    work: Path,
+    variants: Sequence[Variant],
+    speech: Speech,
+) -> Stages:
+    """Write every artifact; return the stages that they serve."""
+    for file in (CONFIG_NAME, WEIGHTS_NAME):
+        shutil.copyfile(opened.path / file, work / file)
+    stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
+    weights = Weights(work / WEIGHTS_NAME)
+    for backend, precision in variants:
+        if backend == "native":
+            # The kernels pack the checkpoint's own weights when they load them.
+            stages["grader"].setdefault(backend, {})[precision] = WEIGHTS_NAME
+            continue
+        linears: FloatLinears | Int8Linears = FloatLinears()
+        if precision == "int8":
+            windows = windows_of(config, speech.calibration)
+            linears = Int8Linears(config, weights, calibrate(config, weights, windows))
+        encoder = f"encoder.{precision}.onnx"
+        onnx.save(encoder_model(config, weights, linears), work / encoder)
+        onnx.save(head_model(config, weights), work / HEAD_NAME)
+        stages.setdefault("encoder", {}).setdefault(backend, {})[precision] = encoder
+        stages.setdefault("head", {}).setdefault(backend, {})[precision] = HEAD_NAME
+    return stages
+
+
+def windows_of(
+    config: AcousticConfig, recordings: Iterable[Recording]
+) -> Iterable[NDArray[np.float32]]:
+    """Yield the log-mel of every window of the recordings, as the engine would cut them."""
+    for recording in recordings:
+        windows = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=config.window_padding == "full",
+            min_samples=config.min_window_samples,
+        )
+        yield from windows.push(recording.samples())
+        if (rest := windows.finish()) is not None:
+            yield rest
+
+
+def _encode_window(scorer: Scorer, samples: NDArray[np.float32]) -> None:
+    """Encode one full window of the samples."""
+    config: AcousticConfig = scorer.config
+    cut = np.resize(samples, config.window_samples)
+    (mel,) = windows_of(config, [Recording("timing", cut)])
+    scorer.stages.encode(mel)
+
+
+EXPORTER = Exporter(
+    targets={
+        "onnx": ("onnxruntime", ("fp32", "int8")),
+        "native": ("native", ("fp32", "bf16", "int8")),
+    },
+    validate=_validate,
+    build=_optimise,
+    timed="one window",
+    timed_pass=_encode_window,
+)
