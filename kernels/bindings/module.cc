@@ -8,6 +8,7 @@
 #include "asa/encoder.h"
 #include "asa/isa.h"
 #include "asa/log_mel.h"
+#include "asa/pitch.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -29,6 +30,22 @@ Matrix close_window(asa::LogMelWindow& window) {
   nb::gil_scoped_release release;
   window.close(out.data());
   return out;
+}
+
+using Vector = nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig>;
+
+std::pair<Vector, Vector> finish_pitch(asa::PitchTracker& tracker) {
+  const size_t frames = tracker.frames();
+  float* data[2];
+  std::vector<Vector> tracks;
+  for (float*& track : data) {
+    track = new float[frames];
+    nb::capsule owner(track, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    tracks.emplace_back(track, std::initializer_list<size_t>{frames}, owner);
+  }
+  nb::gil_scoped_release release;
+  tracker.finish(data[0], data[1]);
+  return {tracks[0], tracks[1]};
 }
 
 using Mel = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -161,6 +178,16 @@ NB_MODULE(_kernels, m) {
           "samples"_a.noconvert())
       .def("close", &close_window)
       .def("reset", &asa::LogMelWindow::reset);
+  nb::class_<asa::PitchTracker>(m, "PitchTracker")
+      .def(nb::init<>())
+      .def(
+          "push",
+          [](asa::PitchTracker& self, Samples samples) {
+            nb::gil_scoped_release release;
+            self.push(samples.data(), samples.size());
+          },
+          "samples"_a.noconvert())
+      .def("finish", &finish_pitch);
   nb::class_<asa::Encoder>(m, "Encoder")
       .def(
           "__init__",
