@@ -167,18 +167,59 @@ void Encoder::encode(const std::vector<Sequence>& batch, const std::vector<float
     pool_.run(static_cast<int>(blocks_.size()), [&](int task, int thread) {
       const Block& block = blocks_[task];
       const Sequence& sequence = batch[block.sequence];
+      Scratch& scratch = scratch_[thread];
+      if (scratch.laps) scratch.laps->begin();
       if (round == 0) {
-        run_stem(sequence, block, scratch_[thread]);
+        run_stem(sequence, block, scratch);
       } else {
-        run_layer(round - 1, sequence, block, scratch_[thread]);
+        run_layer(round - 1, sequence, block, scratch);
       }
-      mix(round, sequence, block, layer_weights[round]);
-      if (round < shape_.layers) project(round, sequence, block, scratch_[thread]);
+      mix(round, sequence, block, layer_weights[round], scratch);
+      if (round < shape_.layers) project(round, sequence, block, scratch);
+      if (scratch.laps) scratch.laps->finish(round - 1);
     });
     for (std::size_t s = 0; s < batch.size(); ++s) {
-      if (batch[s].moments) sum_moments(round, batch[s], first_tile_[s]);
+      if (!batch[s].moments) continue;
+      if (scratch_[0].laps) scratch_[0].laps->begin();
+      sum_moments(round, batch[s], first_tile_[s]);
+      const double elements = double(batch[s].frames()) * shape_.width;
+      mark(scratch_[0], Step::moments, round - 1, 3 * elements, elements);
+      if (scratch_[0].laps) scratch_[0].laps->finish(round - 1);
     }
   }
+}
+
+void Encoder::record(bool on) {
+  std::lock_guard lock(mutex_);
+  for (std::size_t thread = 0; thread < scratch_.size(); ++thread) {
+    scratch_[thread].laps = on ? std::make_unique<Laps>(static_cast<int>(thread)) : nullptr;
+  }
+}
+
+std::vector<Lap> Encoder::take_laps() {
+  std::lock_guard lock(mutex_);
+  std::vector<Lap> all;
+  for (Scratch& scratch : scratch_) {
+    if (scratch.laps) scratch.laps->move_to(all);
+  }
+  return all;
+}
+
+int Encoder::valid_rows(const Sequence& sequence, const Block& block, int tile_rows) {
+  return std::min(block.tiles * tile_rows, sequence.frames() - block.first_tile * tile_rows);
+}
+
+void Encoder::mark(Scratch& scratch, Step step, int layer, const Linear& linear, int rows, int in,
+                   int out) const {
+  if (!scratch.laps) return;
+  const double products = double(rows) * in * out;
+  const double words = double(words_of(linear.precision, in)) * (out + rows) + double(rows) * out;
+  scratch.laps->mark(step, layer, linear.precision, 2 * products, sizeof(float) * words);
+}
+
+void Encoder::mark(Scratch& scratch, Step step, int layer, double operations, double floats) const {
+  if (!scratch.laps) return;
+  scratch.laps->mark(step, layer, Precision::fp32, operations, sizeof(float) * floats);
 }
 
 void Encoder::plan(const std::vector<Sequence>& batch) {
@@ -272,6 +313,7 @@ void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& sc
   float* conv = scratch.conv.floats();
   Rows input = rows(scratch, conv1_);
   kernels_.gemm.put_rows(mel, mels, conv_count, input);
+  mark(scratch, Step::pack, -1, 0, 2.0 * conv_count * mels);
   kernels_.gemm.gelu_store(input, conv1_, conv_count, conv, stride_, nullptr, 0);
   for (int row = 0; row < conv_count; ++row) {
     const int frame = conv_first + row;
@@ -279,16 +321,21 @@ void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& sc
       std::memset(conv + static_cast<std::size_t>(row) * stride_, 0, sizeof(float) * stride_);
     }
   }
+  // Rows that the next block computes as well count there.
+  const int valid = valid_rows(sequence, block, tile_rows);
+  mark(scratch, Step::conv1, -1, conv1_, std::min(2 * valid, sequence.mel_frames - 2 * first),
+       kKernel * mels, shape_.width);
   input = rows(scratch, conv2_);
   kernels_.gemm.put_rows(conv, 2 * stride_, count, input);
+  mark(scratch, Step::pack, -1, 0, 4.0 * count * shape_.width);
   float* x = residual_.floats() +
              static_cast<std::size_t>(first_tile_[block.sequence] + block.first_tile) * tile_rows *
                  stride_;
   // Rows past the sequence's end have no position; they are never read by others, only kept finite.
-  const int valid = std::min(count, sequence.frames() - first);
   kernels_.gemm.gelu_store(input, conv2_, valid, x, stride_,
                            positions_.floats() + static_cast<std::size_t>(first) * stride_,
                            stride_);
+  mark(scratch, Step::conv2, -1, conv2_, valid, kKernel * shape_.width, shape_.width);
   std::memset(x + static_cast<std::size_t>(valid) * stride_, 0,
               sizeof(float) * (count - valid) * stride_);
 }
@@ -309,17 +356,28 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
           context + static_cast<std::size_t>(t) * tile_rows * all + head * head_width_, all);
     }
   }
+  const int valid = valid_rows(sequence, block, tile_rows), width = shape_.width;
+  if (scratch.laps) {
+    const double length = sequence.frames(), words = double(width) / inputs_per_word(dense_);
+    scratch.laps->mark(Step::attention, index, dense_, 4.0 * valid * length * width,
+                       sizeof(float) * (words * (valid + 2 * length) + double(valid) * width));
+  }
   Rows input = rows(scratch, layer.o);
   kernels_.gemm.put_rows(context, all, count, input);
+  mark(scratch, Step::pack, index, 0, 2.0 * valid * width);
   kernels_.gemm.add(input, layer.o, count, x, stride_);
+  mark(scratch, Step::projection, index, layer.o, valid, width, width);
 
   input = rows(scratch, layer.fc1);
   kernels_.layer_norm.put(x, stride_, count, layer.norm2_weight.floats(), layer.norm2_bias.floats(),
                           input, scratch.staging.floats());
+  mark(scratch, Step::norm, index, 8.0 * valid * width, 2.0 * valid * width);
   const Rows hidden = {layer.fc2.precision, layer.fc2.in, scratch.hidden.ints(),
                        scratch.hidden_scale.floats()};
   kernels_.gemm.gelu_put(input, layer.fc1, count, hidden, scratch.staging.floats());
+  mark(scratch, Step::expand, index, layer.fc1, valid, width, shape_.inner);
   kernels_.gemm.add(hidden, layer.fc2, count, x, stride_);
+  mark(scratch, Step::contract, index, layer.fc2, valid, shape_.inner, width);
 }
 
 void Encoder::project(int index, const Sequence& sequence, const Block& block, Scratch& scratch) {
@@ -332,12 +390,18 @@ void Encoder::project(int index, const Sequence& sequence, const Block& block, S
   const Rows input = rows(scratch, layer.q);
   kernels_.layer_norm.put(x, stride_, count, layer.norm1_weight.floats(), layer.norm1_bias.floats(),
                           input, scratch.staging.floats());
+  const int valid = valid_rows(sequence, block, tile_rows), width = shape_.width;
+  mark(scratch, Step::norm, index, 8.0 * valid * width, 2.0 * valid * width);
   kernels_.gemm.queries(input, layer.q, count, view, block.first_tile);
+  mark(scratch, Step::queries, index, layer.q, valid, width, width);
   kernels_.gemm.keys(input, layer.k, count, view, block.first_tile);
+  mark(scratch, Step::keys, index, layer.k, valid, width, width);
   kernels_.gemm.values(input, layer.v, count, view, block.first_tile);
+  mark(scratch, Step::values, index, layer.v, valid, width, width);
 }
 
-void Encoder::mix(int layer, const Sequence& sequence, const Block& block, float weight) {
+void Encoder::mix(int layer, const Sequence& sequence, const Block& block, float weight,
+                  Scratch& scratch) {
   if (weight == 0.0f) return;
   const int tile_rows = kernels_.gemm.geometry.rows;
   const int first = block.first_tile * tile_rows;
@@ -352,6 +416,8 @@ void Encoder::mix(int layer, const Sequence& sequence, const Block& block, float
   } else {
     kernels_.layer_norm.add_scaled(x, stride_, count, shape_.width, weight, out);
   }
+  const double elements = double(count) * shape_.width;
+  mark(scratch, Step::mix, layer - 1, (layer == shape_.layers ? 10 : 2) * elements, 3 * elements);
 }
 
 // On one thread, in order of frames: it is little work, and the sums must not depend on blocks.

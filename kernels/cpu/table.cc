@@ -11,6 +11,7 @@ GemmKernels gemm_kernels();
 LayerNormKernels layer_norm_kernels();
 AttentionKernels attention_kernels();
 PoolKernels pool_kernels();
+PeakKernels peak_kernels();
 
 Kernels table() {
   return {.isa = ASA_NAME(ASA_ISA),
@@ -18,7 +19,8 @@ Kernels table() {
           .gemm = gemm_kernels(),
           .layer_norm = layer_norm_kernels(),
           .attention = attention_kernels(),
-          .pool = pool_kernels()};
+          .pool = pool_kernels(),
+          .peak = peak_kernels()};
 }
 
 }  // namespace asa::ASA_ISA

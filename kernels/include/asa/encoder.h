@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "asa/buffer.h"
 #include "asa/isa.h"
+#include "asa/laps.h"
 #include "asa/thread_pool.h"
 
 namespace asa {
@@ -60,6 +62,13 @@ class Encoder {
   // std::logic_error if weights are missing.
   void encode(const std::vector<Sequence>& batch, const std::vector<float>& layer_weights);
 
+  // Keeps what each task and kernel does from now on, or no longer; off, it costs a look at a null
+  // pointer a kernel.
+  void record(bool on);
+
+  // What was kept since the last call, thread by thread.
+  std::vector<Lap> take_laps();
+
  private:
   struct PackedLinear : Linear {
     Buffer panel_buffer, bias_buffer, scale_buffer, sum_buffer;
@@ -70,6 +79,7 @@ class Encoder {
   };
   struct Scratch {
     Buffer mel, conv, input, input_scale, context, hidden, hidden_scale, staging;
+    std::unique_ptr<Laps> laps;
   };
   struct Block {
     int sequence, first_tile, tiles;
@@ -80,11 +90,15 @@ class Encoder {
   void plan(const std::vector<Sequence>& batch);
   Attention attention(int sequence, int parity, int frames) const;
   Rows rows(Scratch& scratch, const Linear& next) const;
+  static int valid_rows(const Sequence& sequence, const Block& block, int tile_rows);
+  void mark(Scratch& scratch, Step step, int layer, const Linear& linear, int rows, int in,
+            int out) const;
+  void mark(Scratch& scratch, Step step, int layer, double operations, double floats) const;
 
   void run_stem(const Sequence& sequence, const Block& block, Scratch& scratch);
   void run_layer(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
   void project(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
-  void mix(int layer, const Sequence& sequence, const Block& block, float weight);
+  void mix(int layer, const Sequence& sequence, const Block& block, float weight, Scratch& scratch);
   void sum_moments(int layer, const Sequence& sequence, int first_tile);
 
   EncoderShape shape_;

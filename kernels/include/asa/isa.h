@@ -5,6 +5,7 @@
 #include "asa/gemm.h"
 #include "asa/layer_norm.h"
 #include "asa/log_mel.h"
+#include "asa/peak.h"
 #include "asa/pool.h"
 
 namespace asa {
@@ -17,6 +18,7 @@ struct Kernels {
   LayerNormKernels layer_norm;
   AttentionKernels attention;
   PoolKernels pool;
+  PeakKernels peak;
 };
 
 // Kernels of the best instruction set this CPU has, or of the one ASA_CPU_ISA names.
