@@ -159,6 +159,7 @@ void Encoder::encode(const std::vector<Sequence>& batch, const std::vector<float
   }
   if (batch.empty()) return;
   plan(batch);
+  const ThreadPool::Session awake(pool_, static_cast<int>(blocks_.size()));
   for (const Sequence& sequence : batch) {
     std::memset(sequence.out, 0,
                 sizeof(float) * static_cast<std::size_t>(sequence.frames()) * shape_.width);

@@ -1,11 +1,14 @@
 // Every kernel of every instruction set this CPU has, on shapes that fill no tile, panel or group,
 // against plain loops in double. Built with sanitizers (-DASA_SANITIZE=address,undefined) it also
 // shows that none reads or writes where it should not.
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "asa/encoder.h"
@@ -270,9 +273,34 @@ void test_pool(const asa::Kernels& k) {
   check(relative_error(found, expected) < 1e-5, std::string(k.isa) + " pool");
 }
 
+// Workers asleep, awake in a session, more than the tasks, fewer than the last time: each task is
+// done once, by a thread the pool has.
+void test_thread_pool() {
+  asa::ThreadPool pool(4);
+  for (int round = 0; round < 300; ++round) {
+    const int tasks = round * 7 % 13;
+    std::vector<std::atomic<int>> done(tasks);
+    std::atomic<bool> known{true};
+    const auto work = [&](int task, int thread) {
+      ++done[task];
+      if (thread < 0 || thread >= 4) known = false;
+    };
+    {
+      const asa::ThreadPool::Session session(pool, round % 6);
+      pool.run(tasks, work);
+      if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      pool.run(tasks, work);
+    }
+    if (round % 3) pool.run(tasks, work);
+    for (const auto& count : done) check(count == (round % 3 ? 3 : 2), "thread pool: each task");
+    check(known, "thread pool: threads");
+  }
+}
+
 }  // namespace
 
 int main() {
+  test_thread_pool();
   const std::string list = asa::available_isas();
   for (std::size_t begin = 0; begin < list.size();) {
     const std::size_t end = std::min(list.find(", ", begin), list.size());

@@ -24,37 +24,40 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
+  // While one lives, as many workers as `tasks` can use are awake for the next run(), whose rounds
+  // follow within microseconds. One at a time.
+  class Session {
+   public:
+    Session(ThreadPool& pool, int tasks);
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+   private:
+    ThreadPool& pool_;
+  };
+
   // Calls work(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns
   // when all are done. Not to be called by two threads at once; work must not throw.
   template <class Work>
-  void run(int tasks, Work&& work) {
+  void run(int tasks, const Work& work) {
     run_erased(
-        tasks, [](void* w, int task, int thread) { (*static_cast<Work*>(w))(task, thread); },
+        tasks,
+        [](const void* w, int task, int thread) { (*static_cast<const Work*>(w))(task, thread); },
         &work);
   }
 
  private:
-  using Call = void (*)(void*, int task, int thread);
+  using Call = void (*)(const void*, int task, int thread);
+  struct State;
 
-  // What the threads share; on the heap because a forked child must leave it alone.
-  struct State {
-    std::mutex mutex;
-    std::condition_variable start, finish;
-    std::atomic<std::uint64_t> round{0};
-    std::atomic<int> next{0};
-    std::atomic<int> busy{0};
-    bool stop = false;
-    int tasks = 0;
-    Call call = nullptr;
-    void* work = nullptr;
-  };
-
-  void run_erased(int tasks, Call call, void* work);
+  void run_erased(int tasks, Call call, const void* work);
+  void run_round(int tasks, Call call, const void* work);
   static void take_tasks(State& state, int thread);
   static void serve(State& state, int thread);
-  bool forked() const;
+  bool alone() const;
 
-  std::unique_ptr<State> state_;
+  std::unique_ptr<State> state_;  // what the threads share; a forked child must leave it alone
   std::vector<std::thread> workers_;
   int process_;  // where the workers live: fork() does not copy them
 };
