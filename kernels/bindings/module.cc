@@ -122,6 +122,23 @@ std::pair<std::vector<Matrix>, std::vector<Matrix>> encode(asa::Encoder& self,
   return {std::move(outputs), std::move(sums)};
 }
 
+using Laps = nb::ndarray<nb::numpy, double, nb::ndim<2>, nb::c_contig>;
+
+Laps take_laps(asa::Encoder& self) {
+  constexpr size_t columns = 8;
+  const std::vector<asa::Lap> laps = self.take_laps();
+  double* data = new double[laps.size() * columns];
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<double*>(p); });
+  double* to = data;
+  for (const asa::Lap& lap : laps) {
+    for (double value : {double(lap.step), double(lap.layer), double(lap.precision),
+                         double(lap.thread), lap.start, lap.end, lap.operations, lap.bytes}) {
+      *to++ = value;
+    }
+  }
+  return Laps(data, {laps.size(), columns}, owner);
+}
+
 nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig> pool(Mel frames, Mel weight,
                                                               Samples bias) {
   const size_t width = frames.shape(1), heads = weight.shape(0);
@@ -163,6 +180,16 @@ NB_MODULE(_kernels, m) {
         return close_window(window);
       },
       "samples"_a.noconvert(), "n_mels"_a);
+  m.def(
+      "matrix_rate",
+      [](const std::string& precision, double seconds) {
+        const asa::Precision named = precision_named(precision);
+        nb::gil_scoped_release release;
+        return asa::matrix_rate(named, seconds);
+      },
+      "precision"_a, "seconds"_a);
+  m.def("copy_rate", &asa::copy_rate, "bytes"_a, "seconds"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("pool", &pool, "frames"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert());
   nb::class_<asa::LogMelWindow>(m, "LogMelWindow")
       .def(nb::init<int, size_t>(), "n_mels"_a, "window_samples"_a)
@@ -209,5 +236,7 @@ NB_MODULE(_kernels, m) {
             self.set_final_norm(p[0], p[1]);
           },
           "tensors"_a)
-      .def("encode", &encode, "mels"_a, "layer_weights"_a, "moments"_a);
+      .def("encode", &encode, "mels"_a, "layer_weights"_a, "moments"_a)
+      .def("record", &asa::Encoder::record, "on"_a)
+      .def("take_laps", &take_laps);
 }
