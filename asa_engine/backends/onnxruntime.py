@@ -14,7 +14,7 @@ from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
 from asa_engine.profiling import operator_trace_folder
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "session"]
 
 
 class OnnxRuntimeBackend(Backend):
@@ -25,8 +25,8 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, encoder: Path, head: Path, *, precision: str, threads: int) -> None:
         self.precision = precision
         self.threads = threads
-        self._encoder = _session(encoder, threads)
-        self._head = _session(head, 1)
+        self._encoder = session(encoder, threads)
+        self._head = session(head, 1)
 
     @classmethod
     def availability(cls) -> Availability:
@@ -59,8 +59,16 @@ class OnnxRuntimeBackend(Backend):
         return HeadOutput(scores[0], prior[0])
 
 
-def _session(path: Path, threads: int) -> Any:
-    """Create a CPU session that sleeps when idle instead of spinning."""
+def session(path: Path, threads: int) -> Any:
+    """Create a CPU session that sleeps when idle instead of spinning.
+
+    Args:
+        path: The graph.
+        threads: Threads one call may use.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load it.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
