@@ -28,6 +28,7 @@ from asa_engine.server.refusal import (
     http_status,
 )
 from asa_engine.server.settings import Settings
+from asa_engine.server.texts import texts_of
 
 __all__ = ["Api"]
 
@@ -117,7 +118,8 @@ class Api:
             raise WrongMediaType("a form is not an audio file", mend=_HINT)
         if (request.content_length or 0) > most:
             raise _too_large(most)
-        job = UploadJob(self._metrics, self._settings.max_stream_s)
+        texts = texts_of(request.query)
+        job = UploadJob(self._metrics, self._settings.max_stream_s, texts)
         # The place comes before the body, so that at most `max_streams` bodies are in memory.
         with self._pool.admit(job):
             job.start(await self._body(request))

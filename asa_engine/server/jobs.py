@@ -26,6 +26,7 @@ from asa_engine.audio import AudioChunk, AudioReader, open_audio
 from asa_engine.engine import Engine
 from asa_engine.errors import AsaError, AudioError
 from asa_engine.profiling import Span, recording
+from asa_engine.request import Request
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.refusal import BadRequest, InternalError, TooLarge
 from asa_engine.stream import Stream
@@ -35,6 +36,7 @@ __all__ = ["Job", "Message", "Provisional", "StreamJob", "UploadJob"]
 TURN_S: Final = 0.5
 WAITING_S: Final = 2.0
 MAX_UNTAKEN: Final = 16
+_NO_TEXTS: Final = Request()
 
 _log = logging.getLogger("asa_engine.server")
 
@@ -59,6 +61,11 @@ Message: TypeAlias = Provisional | Assessment | AsaError | None
 class Job(ABC):
     """Work on one recording. Made on the event loop, admitted by a `Pool`.
 
+    Args:
+        metrics: Where windows and scores are counted.
+        max_s: Longest audio taken.
+        request: Texts that came with it.
+
     Attributes:
         kind: What the metrics call it.
         outcome: "finished", "failed", or "dropped" while it is neither.
@@ -66,10 +73,11 @@ class Job(ABC):
 
     kind: ClassVar[str]
 
-    def __init__(self, metrics: Metrics, max_s: float) -> None:
+    def __init__(self, metrics: Metrics, max_s: float, request: Request = _NO_TEXTS) -> None:
         self.outcome = "dropped"
         self._metrics = metrics
         self._max_s = max_s
+        self._request = request
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._moved = asyncio.Event()
@@ -147,7 +155,8 @@ class Job(ABC):
 
     def _open(self, engine: Engine, sample_rate_hz: int) -> Stream:
         with recording(self._take_span):
-            self._stream = engine.stream(sample_rate_hz)
+            texts = {name: getattr(self._request, name) for name in self._request.given()}
+            self._stream = engine.stream(sample_rate_hz, **texts)
         return self._stream
 
     def _take_span(self, span: Span) -> None:
@@ -184,14 +193,23 @@ class StreamJob(Job):
     Args:
         metrics: Where windows and scores are counted.
         max_s: Longest audio taken.
+        request: Texts that came with it.
         sample_rate_hz: Rate of the samples.
         dtype: "<i2" or "<f4"; mono.
     """
 
     kind = "stream"
 
-    def __init__(self, metrics: Metrics, max_s: float, *, sample_rate_hz: int, dtype: str) -> None:
-        super().__init__(metrics, max_s)
+    def __init__(
+        self,
+        metrics: Metrics,
+        max_s: float,
+        request: Request = _NO_TEXTS,
+        *,
+        sample_rate_hz: int,
+        dtype: str,
+    ) -> None:
+        super().__init__(metrics, max_s, request)
         self._sample_rate_hz = sample_rate_hz
         self._dtype = np.dtype(dtype)
         self._bytes_per_s = sample_rate_hz * self._dtype.itemsize
@@ -275,8 +293,8 @@ class UploadJob(Job):
 
     kind = "upload"
 
-    def __init__(self, metrics: Metrics, max_s: float) -> None:
-        super().__init__(metrics, max_s)
+    def __init__(self, metrics: Metrics, max_s: float, request: Request = _NO_TEXTS) -> None:
+        super().__init__(metrics, max_s, request)
         self._data = b""
         self._reader: AudioReader | None = None
         self._more = True

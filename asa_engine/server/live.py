@@ -27,6 +27,7 @@ from asa_engine.server.metrics import Metrics
 from asa_engine.server.pool import Pool
 from asa_engine.server.refusal import BadRequest, InternalError, TooLarge, TooSlow, close_code
 from asa_engine.server.settings import Settings
+from asa_engine.server.texts import texts_of
 
 __all__ = ["FORMATS", "MAX_FRAME_BYTES", "live"]
 
@@ -65,11 +66,7 @@ async def live(
 
 
 def _job(query: Mapping[str, str], metrics: Metrics, max_s: float) -> StreamJob:
-    unknown = query.keys() - {"sample_rate_hz", "format"}
-    if unknown:
-        raise BadRequest(
-            f"unknown parameter {min(unknown)!r}", mend="sample_rate_hz and format are known"
-        )
+    texts = texts_of(query, {"sample_rate_hz", "format"})
     rate = query.get("sample_rate_hz", str(SAMPLE_RATE_HZ))
     in_range = (
         rate.isascii()
@@ -85,7 +82,7 @@ def _job(query: Mapping[str, str], metrics: Metrics, max_s: float) -> StreamJob:
     name = query.get("format", "s16le")
     if name not in FORMATS:
         raise BadRequest(f"format is {name!r}", mend=f"choose from {', '.join(FORMATS)}")
-    return StreamJob(metrics, max_s, sample_rate_hz=int(rate), dtype=FORMATS[name])
+    return StreamJob(metrics, max_s, texts, sample_rate_hz=int(rate), dtype=FORMATS[name])
 
 
 async def _converse(socket: web.WebSocketResponse, job: StreamJob, settings: Settings) -> None:

@@ -18,6 +18,7 @@ from asa_engine.server.app import Api
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.pool import Pool
 from asa_engine.server.settings import Settings
+from asa_engine.server.texts import MAX_LINE_BYTES
 
 __all__ = ["Server", "running", "serve"]
 
@@ -74,6 +75,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         access_log=None,
         handler_cancellation=True,  # a connection that drops frees its place
         keepalive_timeout=KEEPALIVE_S,
+        max_line_size=MAX_LINE_BYTES,
         shutdown_timeout=LAST_WORDS_S,
     )
     try:
