@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -10,8 +11,9 @@ import pytest
 from audio_samples import encoded, speech
 from server_client import Client, pcm, streamed
 
+from asa_engine import engine as engine_module
 from asa_engine.engine import Engine
-from asa_engine.graders import GraderEntry
+from asa_engine.graders import grader_entry
 
 SPEECH = speech(1.2, seed=3)
 ANSWER = pcm(SPEECH)
@@ -29,7 +31,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, str | None]]:
         return stream(self, rate_hz, **texts)
 
     monkeypatch.setattr(Engine, "stream", noting)
-    monkeypatch.setattr(GraderEntry, "uses", ("text", "prompt"))
+    entry = replace(grader_entry("acoustic"), uses=("text", "prompt"))
+    monkeypatch.setattr(engine_module, "grader_entry", lambda name: entry)
     return given
 
 
