@@ -9,7 +9,17 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Recorder", "Span", "StageClock", "operator_trace_folder", "recording"]
+from asa_engine.kernels.laps import Lap
+
+__all__ = [
+    "LapSource",
+    "Recorder",
+    "Span",
+    "StageClock",
+    "lap_sources",
+    "operator_trace_folder",
+    "recording",
+]
 
 
 class Span(NamedTuple):
@@ -31,31 +41,51 @@ class Span(NamedTuple):
 
 
 Recorder: TypeAlias = Callable[[Span], None]
+LapSource: TypeAlias = Callable[[], list[Lap]]
+"""Returns what a backend's kernels did since the last call."""
 
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 _operator_traces: ContextVar[Path | None] = ContextVar("operator_traces", default=None)
+_lap_sources: ContextVar[list[LapSource] | None] = ContextVar("lap_sources", default=None)
 
 
 @contextlib.contextmanager
-def recording(recorder: Recorder, *, operator_traces: Path | None = None) -> Iterator[None]:
+def recording(
+    recorder: Recorder,
+    *,
+    operator_traces: Path | None = None,
+    lap_sources: list[LapSource] | None = None,
+) -> Iterator[None]:
     """Let every `StageClock` made in the block, by this thread, report its spans.
 
     Args:
         recorder: Called when a scope ends, on the thread it ran on.
         operator_traces: Folder for the operator traces of backends opened in the block, from
             those that can write them.
+        lap_sources: Where backends opened in the block put a function that tells what their
+            kernels did, those that can.
     """
-    tokens = _recorder.set(recorder), _operator_traces.set(operator_traces)
+    tokens = (
+        _recorder.set(recorder),
+        _operator_traces.set(operator_traces),
+        _lap_sources.set(lap_sources),
+    )
     try:
         yield
     finally:
         _recorder.reset(tokens[0])
         _operator_traces.reset(tokens[1])
+        _lap_sources.reset(tokens[2])
 
 
 def operator_trace_folder() -> Path | None:
     """Return where a backend opened now should write its operator trace; mostly `None`."""
     return _operator_traces.get()
+
+
+def lap_sources() -> list[LapSource] | None:
+    """Return where a backend opened now should say how to ask its kernels; mostly `None`."""
+    return _lap_sources.get()
 
 
 class StageClock:

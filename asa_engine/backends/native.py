@@ -18,6 +18,7 @@ from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.kernels import isa
 from asa_engine.kernels.encoder import PRECISIONS, Encoder, pool
 from asa_engine.nn.config import WhisperEncoderConfig
+from asa_engine.profiling import lap_sources
 
 __all__ = ["NativeBackend", "WhisperEncoder"]
 
@@ -112,6 +113,9 @@ class NativeBackend(Backend):
         mix = np.exp(self._head64["layer_mix"])
         self._layer_weights = [float(weight) for weight in mix / mix.sum()]
         self._encoder = _build(config.encoder, tensors, "encoder.", precision, threads)
+        if (sources := lap_sources()) is not None:
+            self._encoder.record(True)
+            sources.append(self._encoder.take_laps)
 
     @classmethod
     def availability(cls) -> Availability:

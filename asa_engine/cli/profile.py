@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asa_engine.cli.options import add_command, add_engine_options, add_json_option, positive_int
-from asa_engine.cli.trace import Pass, operator_events, stage_events, write_trace
+from asa_engine.cli.trace import (
+    Pass,
+    kernel_events,
+    operator_events,
+    stage_events,
+    write_trace,
+)
 from asa_engine.errors import UsageError
-from asa_engine.profiling import Span, recording
+from asa_engine.kernels.laps import measure_roofs, summarise_laps
+from asa_engine.profiling import LapSource, Span, recording
 
 if TYPE_CHECKING:
     from asa_engine.engine import Engine
@@ -28,9 +35,14 @@ DETAILS = """\
 Scores the recording once cold (right after loading) and --repeat times warm, and prints the time of
 every stage and window: cold, and the median of the warm runs. "rest" is time outside all stages.
 
---trace writes a trace of one cold and one warm run for chrome://tracing or ui.perfetto.dev, in a
-second engine, so that tracing cannot touch the table; with the onnxruntime backend it holds every
-operator too.
+With the native backend a second engine, which is watched so that the table above is not, tells
+what each kernel did: its time in all threads together, and a thread's GFLOP/s, GB/s and share of
+the peak of its precision, which is measured on this machine beforehand (multiply-adds on registers
+alone). Rows that only pad are no work done.
+
+--trace writes a trace of one cold and one warm run of such a second engine for chrome://tracing or
+ui.perfetto.dev: stages, and every layer and kernel of the native backend with its rates, or every
+operator of the onnxruntime backend.
 
 examples:
   asa-engine profile answer.flac
@@ -67,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
         "load_ms": load_ms,
         **summarise(passes),
     }
-    if args.trace is not None:
-        _trace(args)
-        profile["trace"] = str(args.trace)
+    if args.trace is not None or engine.choice.backend == "native":
+        profile |= _watch(args)
     print(json.dumps(profile) if args.json else table(profile))
     return 0
 
@@ -176,12 +187,18 @@ def _window_times(each: Pass) -> list[tuple[dict[str, int], float, float]]:
     return rows
 
 
-def _trace(args: argparse.Namespace) -> None:
-    """Score once cold and once warm in an engine that traces, and write what it did."""
+def _watch(args: argparse.Namespace) -> dict[str, Any]:
+    """Score again in an engine that is watched; write the trace if asked for.
+
+    Returns:
+        `kernels` and `roofs`, as JSON values, where the backend tells them, and `trace`.
+    """
+    sources: list[LapSource] = []
     with tempfile.TemporaryDirectory() as folder:
-        with recording(lambda span: None, operator_traces=Path(folder)):
+        with recording(lambda span: None, operator_traces=Path(folder), lap_sources=sources):
             engine, _ = _load(args)
-        passes = measure(engine, args.audio, 1)
+        passes = measure(engine, args.audio, args.repeat if sources else 1)
+        laps = [lap for source in sources for lap in source()]
         about = {"audio": args.audio.name, **_about(engine)}
         files = _artifact_stems(engine)
         del engine
@@ -194,8 +211,18 @@ def _trace(args: argparse.Namespace) -> None:
             if path.name.startswith(f"{stem}_")
         }
         spans = [span for each in passes for span in each.spans]
-        events = [*stage_events(passes), *operator_events(traces, spans)]
-    write_trace(args.trace, events, about)
+        events = [*stage_events(passes[:2]), *operator_events(traces, spans)]
+    found: dict[str, Any] = {}
+    if laps:
+        roofs = measure_roofs(about["threads"])
+        warm = [lap for lap in laps if lap.start_s >= passes[1].start_s]
+        found = {"roofs": roofs.to_dict(), "kernels": summarise_laps(warm, roofs)}
+        events += kernel_events((lap for lap in laps if lap.end_s <= passes[1].end_s), roofs)
+        about |= {"roofs": roofs.to_dict()}
+    if args.trace is not None:
+        write_trace(args.trace, events, about)
+        found["trace"] = str(args.trace)
+    return found
 
 
 def _about(engine: Engine) -> dict[str, Any]:
@@ -246,9 +273,31 @@ def table(profile: dict[str, Any]) -> str:
     hidden = len(profile["windows"]) - SHOWN_WINDOWS
     if hidden > 0:
         lines.append(f"and {hidden} more; --json has them all")
+    if "kernels" in profile:
+        lines += ["", *_kernel_lines(profile)]
     if "trace" in profile:
         lines += ["", f"trace: {profile['trace']}"]
     return "\n".join(lines)
+
+
+def _kernel_lines(profile: dict[str, Any]) -> list[str]:
+    roofs, repeat = profile["roofs"], profile["repeat"]
+    peaks = ", ".join(f"{p} {rate / 1e9:.0f}" for p, rate in roofs["operations_per_s"].items())
+    copies = ", ".join(f"{at} {rate / 1e9:.0f}" for at, rate in roofs["bytes_per_s"].items())
+    lines = [
+        f"{'kernel':<18}{'':<6}{'warm ms':>8}{'share':>8}{'GFLOP/s':>9}{'of peak':>9}{'GB/s':>8}"
+    ]
+    for row in profile["kernels"]:
+        percent = _cell(row["of_peak"], ".0%")
+        lines.append(
+            f"{row['kernel']:<18}{row['precision']:<6}{row['ms'] / repeat:>8.2f}"
+            f"{row['share']:>8.1%}{row['gflops']:>9.1f}{percent:>9}{row['gb_per_s']:>8.1f}"
+        )
+    return [
+        *lines,
+        f"peaks of {roofs['threads']} thread(s), {roofs['isa']}: {peaks} GFLOP/s; copies, read "
+        f"and written: {copies} GB/s",
+    ]
 
 
 def _cell(value: float | None, form: str) -> str:

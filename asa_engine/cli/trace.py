@@ -1,4 +1,4 @@
-"""Chrome traces (chrome://tracing, Perfetto) of stage spans and ONNX Runtime's operators."""
+"""Chrome traces (chrome://tracing, Perfetto) of stages, native kernels and ONNX operators."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from asa_engine.files import atomic_write
+from asa_engine.kernels.laps import TASK, Lap, Roofs
 from asa_engine.profiling import Span
 
-__all__ = ["STAGES_TRACK", "Pass", "operator_events", "stage_events", "write_trace"]
+__all__ = [
+    "STAGES_TRACK",
+    "Pass",
+    "kernel_events",
+    "operator_events",
+    "stage_events",
+    "write_trace",
+]
 
 STAGES_TRACK: Final = 1
+_KERNEL_TRACKS: Final = 10
 _OPERATOR_TRACKS: Final = 100
 _RUN: Final = "model_run"
 _US: Final = 1e6
@@ -46,6 +55,33 @@ def stage_events(passes: Sequence[Pass]) -> Iterator[dict[str, Any]]:
                 args["window"] = window
                 window += 1
             yield _event(span.stage, "stage", span.start_s, span.end_s, args)
+
+
+def kernel_events(laps: Iterable[Lap], roofs: Roofs) -> Iterator[dict[str, Any]]:
+    """Yield layers, one a block of rows, and the kernels inside them, on a track a thread.
+
+    A kernel says its GFLOP/s and GB/s, and its share of the roofs of one thread: of the peak of
+    its precision, and of copies from memory (above one where a cache served it).
+    """
+    threads = set()
+    for lap in laps:
+        threads.add(lap.thread)
+        if lap.step == TASK:
+            name = f"layer {lap.layer}" if lap.layer >= 0 else "stem"
+            yield _event(name, "layer", lap.start_s, lap.end_s, {}, _KERNEL_TRACKS + lap.thread)
+            continue
+        seconds = max(lap.end_s - lap.start_s, 1e-9)
+        args = {
+            "layer": lap.layer,
+            "precision": lap.precision,
+            "gflops": lap.operations / seconds / 1e9,
+            "of_peak": lap.operations / seconds / roofs.peak(lap.precision),
+            "gb_per_s": lap.bytes / seconds / 1e9,
+            "of_memory": lap.bytes / seconds * roofs.threads / roofs.bytes_per_s["memory"],
+        }
+        yield _event(lap.step, "kernel", lap.start_s, lap.end_s, args, _KERNEL_TRACKS + lap.thread)
+    for thread in sorted(threads):
+        yield _track_name(_KERNEL_TRACKS + thread, f"native encoder, thread {thread}")
 
 
 def operator_events(
@@ -113,7 +149,12 @@ def write_trace(path: Path, events: Iterable[dict[str, Any]], about: Mapping[str
 
 
 def _event(
-    name: str, category: str, start_s: float, end_s: float, args: dict[str, int]
+    name: str,
+    category: str,
+    start_s: float,
+    end_s: float,
+    args: Mapping[str, Any],
+    track: int = STAGES_TRACK,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -122,7 +163,7 @@ def _event(
         "ts": _US * start_s,
         "dur": _US * (end_s - start_s),
         "pid": os.getpid(),
-        "tid": STAGES_TRACK,
+        "tid": track,
         "args": args,
     }
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from asa_engine import _kernels
 from asa_engine.kernels import isa
+from asa_engine.kernels.laps import Lap, laps_of
 from asa_engine.nn.config import WhisperEncoderConfig
 
 __all__ = ["PRECISIONS", "Encoder", "Read", "pool"]
@@ -128,6 +129,17 @@ class Encoder:
             ValueError: As for `encode`.
         """
         return list(zip(*self._run(mels, layer_weights, moments=True), strict=True))
+
+    def record(self, on: bool) -> None:
+        """Keep from now on what every kernel does, or no longer."""
+        self._encoder.record(on)
+
+    def take_laps(self) -> list[Lap]:
+        """Return what was kept since the last call, in order of time.
+
+        The first 2^20 laps of each thread are kept, and later ones dropped.
+        """
+        return laps_of(self._encoder.take_laps())
 
     def _run(
         self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None, *, moments: bool

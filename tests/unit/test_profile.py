@@ -12,7 +12,8 @@ from audio_samples import encoded, speech
 import asa_engine as asa
 from asa_engine.cli import profile
 from asa_engine.cli.main import main
-from asa_engine.cli.trace import Pass, operator_events, stage_events
+from asa_engine.cli.trace import Pass, kernel_events, operator_events, stage_events
+from asa_engine.kernels.laps import TASK, Lap, Roofs
 from asa_engine.profiling import Span, StageClock, operator_trace_folder, recording
 
 
@@ -175,6 +176,64 @@ def test_windows_are_numbered_anew_in_every_pass() -> None:
     events = list(stage_events([Pass("cold", 0.0, 1.0, spans), Pass("warm 1", 1.0, 2.0, spans)]))
     args = [event["args"] for event in events if event["name"] == "encoder"]
     assert args == [{"frames": 400, "window": 0}, {"window": 1}] * 2
+
+
+def test_kernels_become_events_with_their_rates() -> None:
+    roofs = Roofs("generic", 2, {"fp32": 4e9, "bf16": 8e9}, {"memory": 4e9})
+    laps = [
+        Lap(TASK, -1, "fp32", 0, 1.0, 2.0, 0.0, 0.0),
+        Lap("conv1", -1, "bf16", 0, 1.0, 1.5, 1e9, 0.5e9),
+        Lap(TASK, 3, "fp32", 1, 1.0, 2.0, 0.0, 0.0),
+    ]
+    stem, conv1, layer, *tracks = kernel_events(laps, roofs)
+    assert (stem["name"], stem["cat"], layer["name"]) == ("stem", "layer", "layer 3")
+    assert (stem["ts"], stem["dur"], conv1["dur"]) == (1e6, 1e6, 0.5e6)
+    assert stem["tid"] == conv1["tid"] != layer["tid"]
+    assert conv1["args"] == {
+        "layer": -1,
+        "precision": "bf16",
+        "gflops": 2.0,
+        "of_peak": 0.5,
+        "gb_per_s": 1.0,
+        "of_memory": 0.5,
+    }
+    assert [event["args"]["name"][-8:] for event in tracks] == ["thread 0", "thread 1"]
+
+
+def test_the_native_backend_tells_its_kernels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped bundle: kernels lie inside layers, layers inside the encoder's stage."""
+    audio, path = tmp_path / "answer.wav", tmp_path / "trace.json"
+    audio.write_bytes(encoded(speech(5.0, seed=3)))
+    options = ["--backend", "native", "--threads", "2", "--repeat", "2", "--trace", str(path)]
+    assert main(["profile", str(audio), *options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = told["kernels"]
+    assert {row["precision"] for row in rows} >= {"int8", "fp32"}
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert told["roofs"]["threads"] == 2
+    events = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+    kinds = {kind: [e for e in events if e["cat"] == kind] for kind in ("kernel", "layer", "stage")}
+    encoders = [event for event in kinds["stage"] if event["name"] == "encoder"]
+    assert len(encoders) == 4  # two windows, cold and warm
+
+    def inside(inner: dict[str, Any], outer: dict[str, Any]) -> bool:
+        # Times are in us: rounding to float64 moves them by less than 1e-3.
+        ends = inner["ts"] + inner["dur"], outer["ts"] + outer["dur"]
+        return bool(outer["ts"] <= inner["ts"] + 1e-3 and ends[0] <= ends[1] + 1e-3)
+
+    for kernel in kinds["kernel"]:
+        assert any(inside(kernel, e) for e in kinds["layer"] if e["tid"] == kernel["tid"])
+    for layer in kinds["layer"]:
+        assert any(inside(layer, encoder) for encoder in encoders)
+    for encoder in encoders:
+        busy = sum(kernel["dur"] for kernel in kinds["kernel"] if inside(kernel, encoder))
+        assert 0 < busy <= 2 * encoder["dur"]
+    assert main(["profile", str(audio), *options[:-2]]) == 0
+    printed = capsys.readouterr().out
+    for word in ("attention", "feed-forward in", "of peak", "peaks of 2 thread(s)"):
+        assert word in printed
 
 
 def test_mistakes_are_named(
