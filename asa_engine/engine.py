@@ -27,7 +27,7 @@ from asa_engine.errors import AudioError, UsageError
 from asa_engine.graders import grader_entry
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
-from asa_engine.selection import AUTO, check_threads, choose
+from asa_engine.selection import AUTO, check_threads, choose, choose_threads
 from asa_engine.stream import Stream
 from asa_engine.validity import ValidityMonitor
 
@@ -67,10 +67,12 @@ class Engine:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle
-        self.threads = check_threads(threads)
+        if threads is not None:
+            check_threads(threads)
         self._entry = grader_entry(bundle.grader)
         self._config = self._entry.config(bundle.config)
         self.choice = choose(bundle, backend, precision)
+        self.threads, self._threads_chosen = choose_threads(bundle, self.choice, threads)
         self._stages = self._entry.open(bundle, self.choice, self.threads)
         ValidityMonitor()  # opens the speech detector now, not in the first learner's time
         self._receipt = self._describe()
@@ -194,6 +196,7 @@ class Engine:
             "precision": self.choice.precision,
             "chosen": self.choice.reason,
             "threads": self.threads,
+            "threads_chosen": self._threads_chosen,
             "kernel_isa": kernels.isa(),
             "versions": {
                 "python": platform.python_version(),
@@ -217,7 +220,8 @@ def load(
         bundle: A bundle or checkpoint folder; `None` or "default" for the one that ships.
         backend: "auto" or a key of `asa_engine.backends.BACKENDS`.
         precision: "auto", "fp32", "bf16", "int8" or "int4".
-        threads: Threads a window is encoded with; by default the cores at hand, at most four.
+        threads: Threads a window is encoded with; by default as many as
+            'asa-engine tune' found fastest, or else the cores at hand, at most four.
 
     Raises:
         BundleError: The bundle is missing, damaged, or of a newer format.

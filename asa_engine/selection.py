@@ -7,11 +7,21 @@ from dataclasses import dataclass
 
 from asa_engine.backends import BACKENDS, UNSUPPORTED, backend_class
 from asa_engine.bundle import Bundle
-from asa_engine.errors import BackendError, UsageError
+from asa_engine.errors import BackendError, BundleError, UsageError
+from asa_engine.files import read_json
 
-__all__ = ["AUTO", "PRECISIONS", "Choice", "choose", "default_threads"]
+__all__ = [
+    "AUTO",
+    "PRECISIONS",
+    "TUNING_NAME",
+    "Choice",
+    "choose",
+    "choose_threads",
+    "default_threads",
+]
 
 AUTO = "auto"
+TUNING_NAME = "tuning.json"
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 MAX_THREADS = 256
 _DEFAULT_MAX_THREADS = 4
@@ -48,6 +58,47 @@ def check_threads(threads: int | None) -> int:
     if not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads must be between 1 and {MAX_THREADS}, not {threads}")
     return threads
+
+
+def choose_threads(bundle: Bundle, choice: Choice, threads: int | None = None) -> tuple[int, str]:
+    """Return a thread count, and why that one.
+
+    What the caller names comes first, then what `asa-engine tune` found fastest for the chosen
+    variant, where that many cores are at hand, then the default.
+
+    Raises:
+        UsageError: It is not between 1 and 256.
+        BundleError: The bundle's tuning table is malformed.
+    """
+    if threads is not None:
+        return check_threads(threads), "asked for"
+    tuned = _tuned_threads(bundle, choice)
+    if tuned is None:
+        return default_threads(), f"the cores at hand, at most {_DEFAULT_MAX_THREADS}"
+    if tuned > len(os.sched_getaffinity(0)):
+        return default_threads(), f"tuned for {tuned}, more than the cores at hand"
+    return tuned, "tuned"
+
+
+def _tuned_threads(bundle: Bundle, choice: Choice) -> int | None:
+    """The first trial of the variant is its fastest; a table that no hash vouches for is none."""
+    if TUNING_NAME not in bundle.artifacts:
+        return None
+    table = read_json(bundle.path / TUNING_NAME, BundleError)
+    try:
+        counts = [
+            trial["threads"]
+            for trial in table["trials"]
+            if trial["fits"]
+            and (trial["backend"], trial["precision"]) == (choice.backend, choice.precision)
+        ]
+    except (KeyError, TypeError):
+        counts = [None]
+    if not all(type(count) is int and 1 <= count <= MAX_THREADS for count in counts):
+        raise BundleError(
+            f"{bundle.path / TUNING_NAME} is malformed", mend="run 'asa-engine tune' again"
+        )
+    return counts[0] if counts else None
 
 
 def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice:

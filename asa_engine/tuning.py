@@ -34,10 +34,10 @@ from asa_engine.bundle import MANIFEST_NAME, WEIGHTS_NAME, Bundle, write_manifes
 from asa_engine.errors import BackendError, BundleError, DriftError
 from asa_engine.files import atomic_folder
 from asa_engine.graders import grader_entry
+from asa_engine.selection import TUNING_NAME
 
-__all__ = ["TABLE_NAME", "Trial", "Tuning", "tune", "write_tuned"]
+__all__ = ["Trial", "Tuning", "tune", "write_tuned"]
 
-TABLE_NAME = "tuning.json"
 CHUNK_MS = 100
 # A stream that ends in the middle of its second window: on average that much is left to encode.
 STREAM_WINDOWS = 1.5
@@ -238,6 +238,8 @@ def tune(
 def write_tuned(bundle: Bundle, tuning: Tuning, target: Path, *, overwrite: bool = False) -> None:
     """Write a bundle whose `auto` order is the tuned one, with the table as `tuning.json`.
 
+    An engine of it runs the first of that order at the thread count that was fastest.
+
     Args:
         bundle: The bundle that was tuned.
         tuning: What `tune` returned.
@@ -261,7 +263,7 @@ def write_tuned(bundle: Bundle, tuning: Tuning, target: Path, *, overwrite: bool
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, work / name)
         table = json.dumps(tuning.to_dict(), indent=1) + "\n"
-        (work / TABLE_NAME).write_text(table, encoding="utf-8")
+        (work / TUNING_NAME).write_text(table, encoding="utf-8")
         write_manifest(
             work,
             name=bundle.name,

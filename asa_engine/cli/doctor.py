@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"backend {name:<12} {'ok ' if found['usable'] else 'no '} {found['reason']}")
     print(f"bundle: {findings['bundle']}")
     print(f"auto: {findings['choice']}")
+    if "threads" in findings:
+        print(f"threads: {findings['threads']}")
     return code
 
 
@@ -43,7 +45,7 @@ def examine(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """Return the findings and the exit code."""
     from asa_engine.backends import BACKENDS, backend_class
     from asa_engine.bundle import Bundle
-    from asa_engine.selection import choose
+    from asa_engine.selection import choose, choose_threads
 
     backends = {}
     for name in BACKENDS:
@@ -71,6 +73,8 @@ def examine(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         )
         choice = choose(bundle, args.backend, args.precision)
         findings["choice"] = f"{choice.backend}/{choice.precision} ({choice.reason})"
+        threads, why = choose_threads(bundle, choice, args.threads)
+        findings["threads"] = f"{threads} ({why})"
     except AsaError as error:
         findings.setdefault("bundle", f"unusable: {error}")
         findings["choice"] = f"nothing can run: {error}"

@@ -16,11 +16,13 @@ from audio_samples import RATE_HZ, speech
 from asa_engine import tuning as tuning_module
 from asa_engine.bundle import Bundle, write_manifest
 from asa_engine.cli import tune as command
+from asa_engine.cli.main import main
 from asa_engine.engine import load
 from asa_engine.errors import BackendError, BundleError, DriftError, UsageError
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.aspects import AspectConfig
-from asa_engine.tuning import TABLE_NAME, Trial, Tuning, tune, write_tuned
+from asa_engine.selection import TUNING_NAME, Choice, choose_threads, default_threads
+from asa_engine.tuning import Trial, Tuning, tune, write_tuned
 
 # The score is a constant + the mean log-mel + what stands for the drift of a precision.
 DRIFTS = {"fp32": 0.0, "bf16": 0.01, "int8": 0.5}
@@ -145,8 +147,8 @@ def test_a_tuned_copy_has_the_order_the_table_and_all_else(bundle: Bundle, tmp_p
     assert tuned.auto == tuning.order
     assert (tuned.name, tuned.version, tuned.stages) == ("synthetic", "7", bundle.stages)
     assert tuned.parity == bundle.parity
-    assert set(tuned.artifacts) == {*bundle.artifacts, TABLE_NAME}
-    table = json.loads((tuned.path / TABLE_NAME).read_text())
+    assert set(tuned.artifacts) == {*bundle.artifacts, TUNING_NAME}
+    table = json.loads((tuned.path / TUNING_NAME).read_text())
     assert table == json.loads(json.dumps(tuning.to_dict()))
     assert Bundle.open(bundle.path).auto == (("onnxruntime", "int8"),)
 
@@ -193,6 +195,65 @@ def test_tune_keeps_what_stays_within_the_budget(bundle: Bundle, manifest: Path)
     write_tuned(bundle, tuning, bundle.path, overwrite=True)
     engine = load(bundle.path)
     assert (engine.choice.backend, engine.choice.precision) == tuning.order[0]
+
+
+def _tuned(bundle: Bundle, *trials: Trial) -> Bundle:
+    write_tuned(bundle, _tuning(bundle, trials), bundle.path, overwrite=True)
+    return Bundle.open(bundle.path)
+
+
+def test_an_engine_takes_the_tuned_thread_count(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    fp32 = ("onnxruntime", "fp32")
+    assert load(bundle, backend=fp32[0], precision=fp32[1]).threads == default_threads() == 4
+    tuned = _tuned(
+        bundle,
+        _trial("onnxruntime/fp32", 3, 3.0, 0.0),
+        _trial("onnxruntime/fp32", 1, 4.0, 0.0),
+        _trial("onnxruntime/bf16", 1, 5.0, 0.01),
+        _trial("onnxruntime/int8", 2, None, 0.5),
+    )
+    engine = load(tuned)
+    assert (engine.choice.backend, engine.choice.precision, engine.threads) == (*fp32, 3)
+    assert load(tuned, threads=2).threads == 2
+    assert load(tuned, precision="bf16").threads == 1
+    assert load(tuned, precision="int8").threads == 4  # over the budget: not tuned
+    told = {p: choose_threads(tuned, Choice("onnxruntime", p, "")) for p in ("fp32", "int8")}
+    assert told["fp32"] == (3, "tuned")
+    assert "cores at hand" in told["int8"][1]
+    assert main(["doctor", "--bundle", str(tuned.path)]) == 0
+    assert "threads: 3 (tuned)" in capsys.readouterr().out
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    assert choose_threads(tuned, engine.choice) == (2, "tuned for 3, more than the cores at hand")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"trials": 3},
+        {"trials": [3]},
+        {"trials": [{"backend": "onnxruntime", "precision": "fp32", "fits": True}]},
+        {"trials": [{"backend": "onnxruntime", "precision": "fp32", "fits": True, "threads": 1e9}]},
+    ],
+)
+def test_a_malformed_table_is_named(bundle: Bundle, table: dict[str, Any]) -> None:
+    (bundle.path / TUNING_NAME).write_text(json.dumps(table))
+    choice = Choice("onnxruntime", "fp32", "")
+    assert choose_threads(bundle, choice)[0] == default_threads()  # no hash vouches for it
+    write_manifest(
+        bundle.path,
+        name=bundle.name,
+        version=bundle.version,
+        grader=bundle.grader,
+        stages=bundle.stages,
+        auto=bundle.auto,
+        parity=bundle.parity,
+    )
+    with pytest.raises(BundleError, match=r"tuning\.json is malformed"):
+        choose_threads(Bundle.open(bundle.path), choice)
 
 
 def test_without_a_reference_there_is_nothing_to_tune(fake_bundle: Path) -> None:
