@@ -26,6 +26,7 @@ COMMANDS = (
     "serve",
     "doctor",
     "graders",
+    "backbones",
     "completion",
 )
 

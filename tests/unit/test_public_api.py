@@ -19,9 +19,19 @@ LAYERS = [
     {"__main__", "cli", "server"},
     {"bench", "evaluation", "session", "training", "tuning"},
     {"engine", "stream", "selection"},
-    {"features", "backends", "graders", "validity", "vad", "assessment", "profiling", "request"},
+    {
+        "features",
+        "backends",
+        "graders",
+        "recogniser",
+        "validity",
+        "vad",
+        "assessment",
+        "profiling",
+        "request",
+    },
     {"nn", "kernels", "objectives", "metrics"},
-    {"audio", "bundle", "errors", "files", "manifest", "recipes", "_kernels"},
+    {"audio", "backbones", "bundle", "errors", "files", "manifest", "recipes", "_kernels"},
 ]
 
 
