@@ -27,6 +27,36 @@ HOST = Host(
 )
 
 
+ROOFLINE: dict[str, Any] = {
+    "roofs": {
+        "isa": "avx2",
+        "threads": 1,
+        "operations_per_s": {"fp32": 1e11, "int8": 4e11},
+        "bytes_per_s": {"L1": 2e11, "memory": 1e10},
+    },
+    "kernels": [
+        {
+            "variant": "native/int8",
+            "kernel": kernel,
+            "precision": precision,
+            "calls": 4,
+            "ms": 2.0,
+            "share": share,
+            "operations": operations,
+            "bytes": 1e7,
+            "gflops": gflops,
+            "gb_per_s": 5.0,
+            "of_peak": gflops and gflops / 400,
+        }
+        for kernel, precision, share, operations, gflops in (
+            ("feed-forward in", "int8", 0.75, 1e9, 200.0),
+            ("layer norm", "fp32", 0.2, 1e7, 10.0),
+            ("pack", "fp32", 0.05, 0.0, None),
+        )
+    ],
+}
+
+
 def candidate(name: str = "onnxruntime/int8", **changes: Any) -> Candidate:
     backend, _, precision = name.partition("/")
     fields = dict(kind="engine", options={}, threads=1, backend=backend, precision=precision)
@@ -107,5 +137,6 @@ def make_result(rows: list[dict[str, Any]] | None = None, **changes: Any) -> dic
             "without_installer_mb": 190.0,
             "largest": {"onnxruntime": 90.0},
         },
+        roofline=ROOFLINE,
     )  # fmt: skip
     return assemble(**{**fields, **changes})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asa_engine.bench.plots import Bar, bar_chart
+from asa_engine.bench.roofline import roofline_chart
 from asa_engine.files import atomic_write
 
 __all__ = ["render", "write_result"]
@@ -65,6 +66,7 @@ def render(result: Mapping[str, Any]) -> str:
         *_scenario(result, "Offline", "Offline", "A list of recordings; longer bars are better."),
         *_scenario(result, "LogMel", "Log-mel", "Samples in memory, one thread."),
         *_stages(result["workers"]),
+        *_roofline(result.get("roofline")),
         *_cold(result["cold_run"]),
         *_install(result["install"]),
         "<h2>All figures</h2>",
@@ -201,6 +203,25 @@ def _stages(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         "memory is that of the candidate's process.</p>",
         _table(head, rows, frozenset(range(1, len(head)))),
     ]
+
+
+def _roofline(roofline: Mapping[str, Any] | None) -> list[str]:
+    """Kernels under the roofs, a picture a variant; results of older runs have none."""
+    if roofline is None:
+        return []
+    parts = [
+        "<h2>Roofline</h2>",
+        '<p class="soft">The native kernels on one thread, each a dot whose area is its share of '
+        "the kernels' time, under what this machine was measured to reach: multiply-adds on "
+        "registers alone, and copies, counted as bytes read and written. A kernel's bytes are its "
+        "weights, inputs and outputs, each once a block of rows, whichever cache they come "
+        "from.</p>",
+    ]
+    for variant in dict.fromkeys(row["variant"] for row in roofline["kernels"]):
+        kernels = [row for row in roofline["kernels"] if row["variant"] == variant]
+        chart = roofline_chart(f"Roofline of {variant}", roofline["roofs"], kernels)
+        parts.append(f"<h3>{escape(variant)}</h3><figure>{chart}</figure>")
+    return parts
 
 
 def _cold(cold: Mapping[str, Any] | None) -> list[str]:

@@ -39,6 +39,7 @@ def assemble(
     skipped: Sequence[Mapping[str, str]],
     cold: Mapping[str, Any] | None,
     install: Mapping[str, Any] | None,
+    roofline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put a result together; its targets are checked and its warnings written here."""
     result: dict[str, Any] = {
@@ -69,6 +70,7 @@ def assemble(
         "skipped": [dict(entry) for entry in skipped],
         "cold_run": None if cold is None else dict(cold),
         "install": None if install is None else dict(install),
+        "roofline": None if roofline is None else dict(roofline),
     }
     result["targets"] = [target.to_dict() for target in check_targets(result)]
     result["warnings"] = _warnings(result, host)

@@ -16,6 +16,7 @@ from asa_engine.bench.drift import Drift, log_mel_drift
 from asa_engine.bench.harness import Candidate, Refused, gate, rows_of, take_turns
 from asa_engine.bench.host import describe_host, load_average
 from asa_engine.bench.install_size import install_size
+from asa_engine.bench.roofline import measure_roofline
 from asa_engine.bench.scenarios import Task
 from asa_engine.bench.speech import Speech, prepare_speech
 from asa_engine.bench.worker import WorkerProcess
@@ -137,6 +138,11 @@ def run_session(plan: Plan, *, command: str, progress: Progress) -> dict[str, An
             arguments = ["assess", str(speech.clips[plan.cold_clip_s])]
             arguments += [] if plan.bundle is None else ["--bundle", str(plan.bundle)]
             cold = cold_run(arguments, folder, runs=plan.cold_runs)
+        roofline = None
+        if native := [precision for backend, precision in variants if backend == "native"]:
+            progress("Roofline")
+            clip = speech.clips[max(plan.clip_seconds)]
+            roofline = measure_roofline(bundle, native, clip)
         install = None
         if plan.install_source is not None:
             progress("InstallSize")
@@ -154,6 +160,7 @@ def run_session(plan: Plan, *, command: str, progress: Progress) -> dict[str, An
         skipped=findings.skipped,
         cold=cold,
         install=install,
+        roofline=roofline,
     )
 
 

@@ -10,6 +10,8 @@ import jsonschema
 import pytest
 
 from asa_engine.bench.result import schema
+from asa_engine.bench.roofline import measure_roofline, roofline_chart
+from asa_engine.bundle import Bundle
 from asa_engine.cli.bench import register
 from asa_engine.errors import DriftError
 
@@ -67,3 +69,16 @@ def test_times_what_agrees_with_pytorch_and_refuses_what_does_not(
     assert str(tmp_path) not in text
     assert path.with_suffix(".html").is_file()
     assert "refused: fake/fp32" in capsys.readouterr().out
+
+
+def test_the_roofline_is_of_the_native_kernels() -> None:
+    found = measure_roofline(Bundle.open(), ["fp32", "int8"], DEMO, repeat=1)
+
+    assert found is not None
+    assert {row["variant"] for row in found["kernels"]} == {"native/fp32", "native/int8"}
+    for variant in "native/fp32", "native/int8":
+        rows = [row for row in found["kernels"] if row["variant"] == variant]
+        assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+        assert {"attention", "feed-forward in", "conv2"} <= {row["kernel"] for row in rows}
+    chart = roofline_chart("Roofline", found["roofs"], found["kernels"])
+    assert chart.count("<circle") == sum(row["operations"] > 0 for row in found["kernels"])

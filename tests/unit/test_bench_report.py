@@ -13,11 +13,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from bench_samples import HOST, make_result, make_rows
+from bench_samples import HOST, ROOFLINE, make_result, make_rows
 
 from asa_engine.bench.host import describe_host, host_slug
 from asa_engine.bench.report import render, write_result
 from asa_engine.bench.result import schema, summary_lines
+from asa_engine.bench.roofline import roofline_chart
 from asa_engine.bench.targets import check_targets
 from asa_engine.cli.bench import register
 from asa_engine.errors import UsageError
@@ -143,8 +144,8 @@ class TestPage:
         page = Page(text)
 
         assert text.startswith("<!doctype html>")
-        assert page.tags.count("svg") == 4
-        assert page.tags.count("title") == 5
+        assert page.tags.count("svg") == 5
+        assert page.tags.count("title") == 6
 
     def test_is_self_contained(self) -> None:
         text = render(make_result())
@@ -157,7 +158,8 @@ class TestPage:
     def test_shows_drift_beside_every_bar_and_says_what_was_refused(self) -> None:
         text = render(make_result())
 
-        assert text.count("drift RMS 1.0e-03") == 2 * text.count("<svg")
+        charts = text.count("<svg") - text.count("Roofline of") // 2
+        assert text.count("drift RMS 1.0e-03") == 2 * charts
         assert "too far" in text
         assert "not here" in text
 
@@ -166,6 +168,32 @@ class TestPage:
         page = Page(render(make_result(make_rows(name=evil), command=evil)))
 
         assert "script" not in page.tags
+
+    def test_kernels_stand_under_the_roofs_on_logarithmic_axes(self) -> None:
+        text = roofline_chart("a & b", ROOFLINE["roofs"], ROOFLINE["kernels"])
+        page = Page(text)
+
+        assert page.tags.count("circle") == 2  # what computes nothing has no place
+        assert page.tags.count("line") > 4
+        assert "a &amp; b" in text
+        assert "memory 10 GB/s" in text
+        assert "int8 400 GFLOP/s" in text
+        dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"', text)
+        (x, y, radius), (other_x, other_y, other_radius) = (tuple(map(float, d)) for d in dots)
+        peak = float(re.findall(r'class="roof" [^>]*y2="([\d.]+)"/><text[^>]*>int8', text)[0])
+        decades = [float(at) for at in re.findall(r'class="grid" x1="([\d.]+)" x2="\1', text)]
+        # 100 operations a byte against 1: two decades; half of the peak; areas as the shares.
+        assert x - other_x == pytest.approx(2 * (decades[1] - decades[0]), abs=0.2)
+        assert peak < y < other_y
+        assert ((radius - 2) / (other_radius - 2)) ** 2 == pytest.approx(0.75 / 0.2, rel=0.05)
+
+    def test_results_without_a_roofline_have_no_picture_of_it(self) -> None:
+        result = make_result(roofline=None)
+        jsonschema.validate(result, schema())
+        assert "Roofline" not in render(result)
+        del result["roofline"]
+        jsonschema.validate(result, schema())
+        assert "Roofline" not in render(result)
 
     def test_both_files_are_written_whole(self, tmp_path: Path) -> None:
         result = make_result()
