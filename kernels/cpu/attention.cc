@@ -45,6 +45,7 @@ class TileAttention {
         const vi counts = lane_index() + (p * kPanel + v * kLanes) < a_.length;
         for (int r = 0; r < kRows; ++r) {
           top[r] = max(top[r], counts ? score[r][v] : splat(kLowestScore));
+          if (p == 0) store(first_[r] + v * kLanes, score[r][v]);
         }
       }
     }
@@ -56,14 +57,22 @@ class TileAttention {
     constexpr int kBlockWords = kBlockChunks * kChunkWords;
     constexpr int kWordsAPanel = kPanel / inputs_per_word(Op::precision);
     constexpr int kBlockPanels = kBlockWords / kWordsAPanel;
+    const int words = words_of(Op::precision, a_.length);
     for (int r = 0; r < kRows; ++r) total_[r] = splat(0.0f);
     for (int first = 0; first < panels_; first += kBlockPanels) {
       const int count = panels_ - first < kBlockPanels ? panels_ - first : kBlockPanels;
       for (int p = 0; p < count; ++p) {
         const int word = p * kWordsAPanel;
-        weigh(first + p, weights_ + word / kChunkWords * kTileWords + word % kChunkWords);
+        int32_t* to = weights_ + word / kChunkWords * kTileWords + word % kChunkWords;
+        if ((first + p) * kPanel + kLanes < a_.length) {
+          weigh<kVectors>(first + p, to);
+        } else {
+          weigh<1>(first + p, to);
+        }
       }
-      add_values(first * kWordsAPanel, count * kWordsAPanel, first == 0, out, stride);
+      const int left = words - first * kWordsAPanel;
+      add_values(first * kWordsAPanel, left < kBlockWords ? left : kBlockWords, first == 0, out,
+                 stride);
     }
     for (int r = 0; r < kRows; ++r) {
       const float total = sum(total_[r]);
@@ -77,37 +86,48 @@ class TileAttention {
   }
 
  private:
-  // Softmax weights of one panel of keys, packed as the rows of the product with the values.
+  // Softmax weights of the first V vectors of a panel's keys, the others being past the end,
+  // packed as the rows of the product with the values.
+  template <int V>
   ASA_INLINE void weigh(int panel, int32_t* to) {
-    vf score[kRows][kVectors];
+    vf score[kRows][V];
+    if (panel == 0) {
 #pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) score[r][v] = splat(shift_[r]);
+        for (int v = 0; v < V; ++v) score[r][v] = load(first_[r] + v * kLanes) + shift_[r];
+      }
+    } else {
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) score[r][v] = splat(shift_[r]);
+      }
+      multiply<Op>(queries_, keys_ + size_t(panel) * words_ * kPanel, words_, score);
     }
-    multiply<Op>(queries_, keys_ + size_t(panel) * words_ * kPanel, words_, score);
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         score[r][v] = exp2<Op::precision == Precision::bf16>(score[r][v]);
       }
     }
     if ((panel + 1) * kPanel > a_.length) {
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         const vi counts = lane_index() + (panel * kPanel + v * kLanes) < a_.length;
         for (int r = 0; r < kRows; ++r) score[r][v] = counts ? score[r][v] : splat(0.0f);
       }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
+      const vf second = V == 2 ? score[r][V - 1] : splat(0.0f);
       if constexpr (Op::precision == Precision::bf16) {
-        store(to + r * kChunkWords, to_bf16(score[r][0], score[r][1]));
+        store(to + r * kChunkWords, to_bf16(score[r][0], second));
       } else {
         store(to + r * kChunkWords, bits(score[r][0]));
-        store(to + r * kChunkWords + kLanes, bits(score[r][1]));
+        store(to + r * kChunkWords + kLanes, bits(second));
       }
-      total_[r] += score[r][0] + score[r][1];
+      total_[r] += score[r][0] + second;
     }
   }
 
@@ -139,6 +159,7 @@ class TileAttention {
   const int32_t* const values_;
   float shift_[kRows];
   vf total_[kRows];
+  float first_[kRows][kPanel];  // scores of the first panel
   alignas(64) int32_t weights_[kBlockChunks * kTileWords];
 };
 

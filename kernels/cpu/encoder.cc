@@ -300,8 +300,9 @@ Rows Encoder::rows(Scratch& scratch, const Linear& next) const {
 void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& scratch) {
   const int tile_rows = kernels_.gemm.geometry.rows, mels = shape_.mels;
   const int first = block.first_tile * tile_rows, count = block.tiles * tile_rows;
+  const int valid = valid_rows(sequence, block, tile_rows);
   // Output row r reads first-convolution rows 2r - 1 .. 2r + 1, each of which reads three frames.
-  const int conv_first = 2 * first - 1, conv_count = 2 * count + 1;
+  const int conv_first = 2 * first - 1, conv_count = 2 * valid + 1;
   float* mel = scratch.mel.floats();
   for (int row = 0; row < conv_count + 2; ++row) {
     const int frame = conv_first - 1 + row;
@@ -323,12 +324,11 @@ void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& sc
     }
   }
   // Rows that the next block computes as well count there.
-  const int valid = valid_rows(sequence, block, tile_rows);
   mark(scratch, Step::conv1, -1, conv1_, std::min(2 * valid, sequence.mel_frames - 2 * first),
        kKernel * mels, shape_.width);
   input = rows(scratch, conv2_);
-  kernels_.gemm.put_rows(conv, 2 * stride_, count, input);
-  mark(scratch, Step::pack, -1, 0, 4.0 * count * shape_.width);
+  kernels_.gemm.put_rows(conv, 2 * stride_, valid, input);
+  mark(scratch, Step::pack, -1, 0, 4.0 * valid * shape_.width);
   float* x = residual_.floats() +
              static_cast<std::size_t>(first_tile_[block.sequence] + block.first_tile) * tile_rows *
                  stride_;
@@ -366,7 +366,7 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   Rows input = rows(scratch, layer.o);
   kernels_.gemm.put_rows(context, all, count, input);
   mark(scratch, Step::pack, index, 0, 2.0 * valid * width);
-  kernels_.gemm.add(input, layer.o, count, x, stride_);
+  kernels_.gemm.add(input, layer.o, valid, x, stride_);
   mark(scratch, Step::projection, index, layer.o, valid, width, width);
 
   input = rows(scratch, layer.fc1);
@@ -375,9 +375,9 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   mark(scratch, Step::norm, index, 8.0 * valid * width, 2.0 * valid * width);
   const Rows hidden = {layer.fc2.precision, layer.fc2.in, scratch.hidden.ints(),
                        scratch.hidden_scale.floats()};
-  kernels_.gemm.gelu_put(input, layer.fc1, count, hidden, scratch.staging.floats());
+  kernels_.gemm.gelu_put(input, layer.fc1, valid, hidden, scratch.staging.floats());
   mark(scratch, Step::expand, index, layer.fc1, valid, width, shape_.inner);
-  kernels_.gemm.add(hidden, layer.fc2, count, x, stride_);
+  kernels_.gemm.add(hidden, layer.fc2, valid, x, stride_);
   mark(scratch, Step::contract, index, layer.fc2, valid, shape_.inner, width);
 }
 
@@ -393,11 +393,11 @@ void Encoder::project(int index, const Sequence& sequence, const Block& block, S
                           input, scratch.staging.floats());
   const int valid = valid_rows(sequence, block, tile_rows), width = shape_.width;
   mark(scratch, Step::norm, index, 8.0 * valid * width, 2.0 * valid * width);
-  kernels_.gemm.queries(input, layer.q, count, view, block.first_tile);
+  kernels_.gemm.queries(input, layer.q, valid, view, block.first_tile);
   mark(scratch, Step::queries, index, layer.q, valid, width, width);
-  kernels_.gemm.keys(input, layer.k, count, view, block.first_tile);
+  kernels_.gemm.keys(input, layer.k, valid, view, block.first_tile);
   mark(scratch, Step::keys, index, layer.k, valid, width, width);
-  kernels_.gemm.values(input, layer.v, count, view, block.first_tile);
+  kernels_.gemm.values(input, layer.v, valid, view, block.first_tile);
   mark(scratch, Step::values, index, layer.v, valid, width, width);
 }
 

@@ -9,32 +9,36 @@ constexpr float kLowest = 1e-30f;
 
 using Tile = float[kRows][kPanel];
 
-template <class Op>
-ASA_INLINE void compute(const int32_t* a, const int32_t* b, const Linear& w, int n, Tile& c) {
-  vf acc[kRows][kVectors];
+// c = the first R rows of a tile times a panel.
+template <class Op, int R>
+ASA_INLINE void compute(const int32_t* a, const float*, const int32_t* b, const Linear& w, int n,
+                        Tile& c) {
+  vf acc[R][kVectors];
 #pragma GCC unroll 12
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) acc[r][v] = load(w.bias + n + v * kLanes);
   }
   multiply<Op>(a, b, words_of(Op::precision, w.in), acc);
 #pragma GCC unroll 12
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) store(c[r] + v * kLanes, acc[r][v]);
   }
 }
 
-ASA_INLINE void compute_int8(const int32_t* a, const float* a_scale, const int32_t* b,
-                             const Linear& w, int n, Tile& c) {
-  for (int r = 0; r < kRows; ++r) {
+template <class Op, int R>
+  requires(Op::precision == Precision::int8)
+ASA_INLINE void compute(const int32_t* a, const float* a_scale, const int32_t* b, const Linear& w,
+                        int n, Tile& c) {
+  for (int r = 0; r < R; ++r) {
     for (int v = 0; v < kVectors; ++v) store(c[r] + v * kLanes, load(w.bias + n + v * kLanes));
   }
   int words = words_of(Precision::int8, w.in);
   for (int group = 0; words > 0; ++group, words -= kChunkWords) {
-    vi acc[kRows][kVectors];
+    vi acc[R][kVectors];
 #pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) acc[r][v] = vi{};
     }
@@ -48,7 +52,7 @@ ASA_INLINE void compute_int8(const int32_t* a, const float* a_scale, const int32
       total[v] = load(sum + v * kLanes);
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < R; ++r) {
       const vf row = splat(a_scale[r]), zero = splat(a_scale[kRows + r] - Int8::kOffset);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
@@ -62,6 +66,25 @@ ASA_INLINE void compute_int8(const int32_t* a, const float* a_scale, const int32
   }
 }
 
+// The same for a tile that is not full: a third of it, or two, the other rows being zero.
+template <class Op>
+__attribute__((noinline)) void compute_some(const int32_t* a, const float* a_scale,
+                                            const int32_t* b, const Linear& w, int n, int rows,
+                                            Tile& c) {
+  constexpr int third = kRows / 3;
+  if (rows > 2 * third) return compute<Op, kRows>(a, a_scale, b, w, n, c);
+  __builtin_memset(c, 0, sizeof(c));
+  if (rows > third) return compute<Op, 2 * third>(a, a_scale, b, w, n, c);
+  compute<Op, third>(a, a_scale, b, w, n, c);
+}
+
+template <class Op>
+ASA_INLINE void compute_tile(const int32_t* a, const float* a_scale, const int32_t* b,
+                             const Linear& w, int n, int rows, Tile& c) {
+  if (rows == kRows) return compute<Op, kRows>(a, a_scale, b, w, n, c);
+  compute_some<Op>(a, a_scale, b, w, n, rows, c);
+}
+
 // Panels outside, tiles inside: a panel stays in the first-level cache for all tiles.
 // done(tile, n, valid rows, results) takes each tile; after(n) closes a panel.
 template <class Done, class After>
@@ -72,16 +95,16 @@ ASA_INLINE void for_each_tile(const Rows& a, const Linear& w, int rows, Done don
   for (int n = 0; n < w.out; n += kPanel) {
     const int32_t* panel = w.panels + size_t(n) * words;
     for (int t = 0; t * kRows < rows; ++t) {
+      const int valid = rows - t * kRows < kRows ? rows - t * kRows : kRows;
       const int32_t* tile = a.words + size_t(t) * chunks * kTileWords;
       if (w.precision == Precision::bf16) {
-        compute<Bf16>(tile, panel, w, n, c);
+        compute_tile<Bf16>(tile, nullptr, panel, w, n, valid, c);
       } else if (w.precision == Precision::int8) {
-        compute_int8(tile, a.scale + size_t(t) * chunks * 2 * kRows, panel, w, n, c);
+        compute_tile<Int8>(tile, a.scale + size_t(t) * chunks * 2 * kRows, panel, w, n, valid, c);
       } else {
-        compute<Fp32>(tile, panel, w, n, c);
+        compute_tile<Fp32>(tile, nullptr, panel, w, n, valid, c);
       }
-      const int left = rows - t * kRows;
-      done(t, n, left < kRows ? left : kRows, c);
+      done(t, n, valid, c);
     }
     after(n);
   }
@@ -109,7 +132,8 @@ void gelu_store(const Rows& a, const Linear& w, int rows, float* x, int stride, 
         for (int r = 0; r < valid; ++r) {
           const size_t row = size_t(t) * kRows + r;
           for (int i = 0; i < kPanel; i += kLanes) {
-            vf y = gelu<false>(load(c[r] + i));
+            const vf sum = load(c[r] + i);
+            vf y = w.precision == Precision::fp32 ? gelu<false>(sum) : gelu<true>(sum);
             if (extra) y += load(extra + row * extra_stride + n + i);
             store(x + row * stride + n + i, y);
           }

@@ -67,20 +67,24 @@ struct Int8 {
   }
 };
 
-// acc += rows of one tile times one panel, over `words` words (all chunks of the tile).
-template <class Op>
+// acc += the first R rows of one tile times the first V vectors of one panel, over `words` words
+// (all chunks of the tile).
+template <class Op, int R, int V>
 ASA_INLINE void multiply(const int32_t* a, const int32_t* b, int words,
-                         typename Op::Acc (&acc)[kRows][kVectors]) {
+                         typename Op::Acc (&acc)[R][V]) {
   for (; words > 0; words -= kChunkWords, a += kTileWords) {
     const int n = words < kChunkWords ? words : kChunkWords;
     for (int k = 0; k < n; ++k, b += kPanel) {
-      vi column[kVectors];
+      vi column[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes);
+      for (int v = 0; v < V; ++v) {
+        column[v] = load(b + v * kLanes);
+        if (Op::precision == Precision::int8) __builtin_prefetch(b + v * kLanes + 24 * kPanel);
+      }
 #pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < V; ++v) {
           acc[r][v] = Op::step(acc[r][v], a[r * kChunkWords + k], column[v]);
         }
       }

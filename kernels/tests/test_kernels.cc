@@ -309,11 +309,12 @@ int main() {
     for (auto precision : {Precision::fp32, Precision::bf16, Precision::int8}) {
       test_gemm(k, precision, 384, 384, 24);
       test_gemm(k, precision, 129, 70, 13);
+      test_gemm(k, precision, 130, 33, 20);
       test_gemm(k, precision, 3, 1, 1);
     }
     test_layer_norm(k, 384, 12);
     test_layer_norm(k, 61, 5);
-    for (int length : {1, 7, 33, 300, 1100}) {
+    for (int length : {1, 7, 33, 49, 300, 1100}) {
       test_attention(k, Precision::fp32, length, 1.0f);
       test_attention(k, Precision::bf16, length, 0.5f);
     }

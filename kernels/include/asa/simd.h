@@ -107,10 +107,82 @@ ASA_INLINE vf exp2(vf x) {
 #endif
 }
 
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+// r(a) = a erfc(a / sqrt 2) / 2 near a = i / 7 is c0[i] + d (c1[i] + d c2[i]), d = 7 a - i.
+alignas(64) inline constexpr float kGeluTail[3][32] = {
+    {0.0f,
+     0.0633140877f,
+     0.110727787f,
+     0.143192977f,
+     0.162202448f,
+     0.169660851f,
+     0.167728305f,
+     0.158655375f,
+     0.144627571f,
+     0.127634883f,
+     0.109376989f,
+     0.0912083983f,
+     0.074122712f,
+     0.058770217f,
+     0.0455003269f,
+     0.0344192609f,
+     0.0254525878f,
+     0.0184066892f,
+     0.0130216964f,
+     0.00901396945f,
+     0.00610673847f,
+     0.00404966809f,
+     0.00262909266f,
+     0.00167116057f,
+     0.00104015379f,
+     0.000633984862f,
+     0.000378435157f,
+     0.000221238311f,
+     0.000126679646f,
+     7.10475724e-05f,
+     3.90304267e-05f,
+     2.10030666e-05f},
+    {0.0714261979f,    0.0552758835f,    0.0397709683f,   0.0255034082f,    0.0129543319f,
+     0.00245992304f,   -0.00580696296f,  -0.0118361255f,  -0.0157620795f,   -0.0178330094f,
+     -0.0183721669f,   -0.017737601f,    -0.016285412f,   -0.0143403709f,   -0.0121759623f,
+     -0.0100042112f,   -0.00797429495f,  -0.00617767591f, -0.00465775607f,  -0.00342140486f,
+     -0.00245056837f,  -0.00171257649f,  -0.00116838445f, -0.000778510817f, -0.000506809505f,
+     -0.000322447537f, -0.000200548835f, -0.00012196193f, -7.25361388e-05f, -4.21970944e-05f,
+     -2.40143836e-05f, -1.33713811e-05f},
+    {-0.00813054387f, -0.00796853844f, -0.00748991966f, -0.00673978031f, -0.00578290829f,
+     -0.00469802041f, -0.00356822368f, -0.00247169961f, -0.00147394836f, -0.00062254793f,
+     5.5135155e-05f,  0.000551386387f, 0.000875278201f, 0.00104832277f,  0.00109993387f,
+     0.00106061611f,  0.000962241844f, 0.000831088924f, 0.000688392902f, 0.000549453543f,
+     0.000424000958f, 0.000317087048f, 0.000230217134f, 0.000162493568f, 0.000111619178f,
+     7.46822698e-05f, 4.87051839e-05f, 3.09786083e-05f, 1.92259104e-05f, 1.16473502e-05f,
+     6.89022772e-06f, 3.98140583e-06f},
+};
+
+ASA_INLINE vf look_up(const float* table, vi index) {
+  return (vf)_mm512_permutex2var_ps((__m512)load(table), (__m512i)index,
+                                    (__m512)load(table + kLanes));
+}
+
+// GELU as max(x, 0) - r(|x|): half the instructions of the polynomial, a third on the units that
+// multiply. Absolute error below 2e-5.
+ASA_INLINE vf gelu_by_table(vf x) {
+  const vf a = min(from_bits(bits(x) & 0x7fffffff) * 7.0f, splat(31.49f));
+  const vf magic = a + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are a, rounded
+  const vf d = a - (magic - 12582912.0f);
+  const vi i = bits(magic);
+  const vf tail =
+      look_up(kGeluTail[0], i) + d * (look_up(kGeluTail[1], i) + d * look_up(kGeluTail[2], i));
+  return max(x, splat(0.0f)) - tail;
+}
+#endif
+
 // GELU, x (1 + erf(x / sqrt 2)) / 2, from erf(z) = z P(z^2) on [0, limit]. Absolute error below
 // 5e-5 where the result is rounded to 8 bits anyway, and 2e-6 otherwise.
 template <bool kCoarse>
 ASA_INLINE vf gelu(vf x) {
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+  if constexpr (kCoarse) return gelu_by_table(x);
+#endif
   constexpr float limit = kCoarse ? 3.0f : 3.5f;
   const vf z = min(max(x * 0.707106781f, splat(-limit)), splat(limit));
   const vf u = z * z * (2.0f / (limit * limit)) - 1.0f;
