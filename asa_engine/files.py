@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ def _out_of_room(target: Path, failure: OSError) -> UsageError:
 def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `target` when the block ends well.
 
-    After a kill, an error or a full disk, `target` is as it was before.
+    After a kill, an error or a full disk, `target` is as it was before. What a killed process
+    left half-written beside it is removed by the next one that writes `target`.
 
     Raises:
         UsageError: `target` is there and `overwrite` is false, or it cannot be written.
@@ -70,7 +72,8 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UsageError(f"{target} exists already", mend="choose another place or pass --force")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _remove_leftovers(target)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", dir=target.parent))
     except OSError as failure:
         raise _out_of_room(target, failure) from None
     try:
@@ -85,6 +88,25 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise _out_of_room(target, failure) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary folders of processes of this machine that are no more."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9]+)\.[a-z0-9_]{8}")
+    for path in target.parent.iterdir():
+        found = pattern.fullmatch(path.name)
+        if found and path.is_dir() and not path.is_symlink() and not _is_running(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _swap(work: Path, target: Path) -> None:

@@ -82,6 +82,12 @@ def test_a_kill_leaves_the_target_as_it_was(tmp_path: Path) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "out").exists()
+    mine = tmp_path / f".out.{os.getpid()}.abcdefgh"
+    mine.mkdir()
+    with atomic_folder(tmp_path / "out") as work:
+        (work / "whole").write_text("whole")
+    # What the killed process left is gone; what a living one is writing stays.
+    assert _names(tmp_path) == [mine.name, "out"]
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
