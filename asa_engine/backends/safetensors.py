@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ class Tensors:
         self.path = Path(path)
         self._entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
         try:
-            self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
+            with self.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._bytes = np.frombuffer(self._map, np.uint8)
         except (OSError, ValueError) as error:
             raise self._bad(f"cannot be read: {error}") from None
         if self._bytes.size < 8:
@@ -111,9 +114,16 @@ class Tensors:
             values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
             values = raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32)
+        self._forget(at, raw.size)
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.path}: {name} holds NaN or infinity", mend=_MEND)
         return values.reshape(shape)
+
+    def _forget(self, at: int, size: int) -> None:
+        """Give back the pages a tensor was read from: each is read once, all would stay."""
+        if size and hasattr(mmap, "MADV_DONTNEED"):
+            begin = at - at % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, begin, at + size - begin)
 
 
 def _begin(entry: Any) -> int:
