@@ -1,4 +1,4 @@
-"""Read weights out of CTranslate2's `model.bin` without CTranslate2 itself."""
+"""Read weights out of CTranslate2's `model.bin`, without CTranslate2 or PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from asa_engine.errors import CheckpointError
 
-__all__ = ["read_ct2_variables"]
+__all__ = ["read_ct2_encoder", "read_ct2_variables"]
 
 SUPPORTED_FORMAT_VERSION = 6
 MAX_FILE_BYTES = 8 << 30
@@ -23,6 +23,30 @@ _DTYPES: dict[int, np.dtype] = {
     2: np.dtype("<i2"),
     3: np.dtype("<i4"),
     4: np.dtype("<f2"),
+}
+
+
+# Hugging Face name -> CTranslate2 name, within one layer. Attention's q, k, v are fused there.
+_LAYER_NAMES = {
+    "self_attn_layer_norm.weight": "self_attention/layer_norm/gamma",
+    "self_attn_layer_norm.bias": "self_attention/layer_norm/beta",
+    "self_attn.out_proj.weight": "self_attention/linear_1/weight",
+    "self_attn.out_proj.bias": "self_attention/linear_1/bias",
+    "final_layer_norm.weight": "ffn/layer_norm/gamma",
+    "final_layer_norm.bias": "ffn/layer_norm/beta",
+    "fc1.weight": "ffn/linear_0/weight",
+    "fc1.bias": "ffn/linear_0/bias",
+    "fc2.weight": "ffn/linear_1/weight",
+    "fc2.bias": "ffn/linear_1/bias",
+}
+_ENCODER_NAMES = {
+    "conv1.weight": "conv1/weight",
+    "conv1.bias": "conv1/bias",
+    "conv2.weight": "conv2/weight",
+    "conv2.bias": "conv2/bias",
+    "embed_positions.weight": "position_encodings/encodings",
+    "layer_norm.weight": "layer_norm/gamma",
+    "layer_norm.bias": "layer_norm/beta",
 }
 
 
@@ -123,3 +147,48 @@ def read_ct2_variables(
             )
         variables[name] = raw.view(dtype).reshape(shape)
     return spec, variables
+
+
+def read_ct2_encoder(path: str | Path) -> tuple[dict[str, npt.NDArray[np.float32]], int]:
+    """Read the encoder of a Whisper model.
+
+    Args:
+        path: Its `model.bin`, the encoder in fp16 or fp32.
+
+    Returns:
+        Tensors by Hugging Face's names (without the `encoder.` before them), and the heads.
+
+    Raises:
+        CheckpointError: The file is damaged, is no Whisper, or its encoder is quantised.
+    """
+    spec, variables = read_ct2_variables(path, prefix="encoder/")
+    if spec != "WhisperSpec":
+        raise CheckpointError(f"{path} is a {spec}, not Whisper", mend="give a Whisper model")
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+
+    def take(name: str) -> npt.NDArray[np.float32]:
+        try:
+            variable = variables["encoder/" + name]
+        except KeyError:
+            raise CheckpointError(f"{path} lacks encoder/{name}", mend="fetch it again") from None
+        if variable.ndim and variable.dtype.kind != "f":
+            raise CheckpointError(
+                f"{path}: encoder/{name} is quantised", mend="keep the encoder in fp16 or fp32"
+            )
+        return variable.astype(np.float32)
+
+    for ours, theirs in _ENCODER_NAMES.items():
+        tensors[ours] = take(theirs)
+    layer = 0
+    while f"encoder/layer_{layer}/ffn/linear_0/weight" in variables:
+        source, target = f"layer_{layer}/", f"layers.{layer}."
+        for ours, theirs in _LAYER_NAMES.items():
+            tensors[target + ours] = take(source + theirs)
+        weights = np.split(take(source + "self_attention/linear_0/weight"), 3)
+        biases = np.split(take(source + "self_attention/linear_0/bias"), 3)
+        for name, weight, bias in zip("qkv", weights, biases, strict=True):
+            tensors[f"{target}self_attn.{name}_proj.weight"] = weight
+            if name != "k":  # Whisper's keys have no bias; the fused one is zero there
+                tensors[f"{target}self_attn.{name}_proj.bias"] = bias
+        layer += 1
+    return tensors, int(take("num_heads"))

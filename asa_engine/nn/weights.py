@@ -6,42 +6,18 @@ import importlib.util
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from asa_engine.errors import CheckpointError
 from asa_engine.nn.config import WhisperEncoderConfig
-from asa_engine.nn.ct2 import read_ct2_variables
+from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_engine.nn.whisper import WhisperEncoder
 
 __all__ = ["build_encoder", "load_whisper_encoder"]
 
 PACKAGE = "package:"
-
-# Hugging Face name -> CTranslate2 name, within one layer. Attention's q, k, v are fused there.
-_LAYER_NAMES = {
-    "self_attn_layer_norm.weight": "self_attention/layer_norm/gamma",
-    "self_attn_layer_norm.bias": "self_attention/layer_norm/beta",
-    "self_attn.out_proj.weight": "self_attention/linear_1/weight",
-    "self_attn.out_proj.bias": "self_attention/linear_1/bias",
-    "final_layer_norm.weight": "ffn/layer_norm/gamma",
-    "final_layer_norm.bias": "ffn/layer_norm/beta",
-    "fc1.weight": "ffn/linear_0/weight",
-    "fc1.bias": "ffn/linear_0/bias",
-    "fc2.weight": "ffn/linear_1/weight",
-    "fc2.bias": "ffn/linear_1/bias",
-}
-_ENCODER_NAMES = {
-    "conv1.weight": "conv1/weight",
-    "conv1.bias": "conv1/bias",
-    "conv2.weight": "conv2/weight",
-    "conv2.bias": "conv2/bias",
-    "embed_positions.weight": "position_encodings/encodings",
-    "layer_norm.weight": "layer_norm/gamma",
-    "layer_norm.bias": "layer_norm/beta",
-}
 
 
 def load_whisper_encoder(source: str | Path, positions: int | None = None) -> WhisperEncoder:
@@ -125,29 +101,5 @@ def _read_hugging_face(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 
 def _read_ct2(path: Path) -> tuple[dict[str, Tensor], int]:
-    spec, variables = read_ct2_variables(path, prefix="encoder/")
-    if spec != "WhisperSpec":
-        raise CheckpointError(f"{path} is a {spec}, not Whisper", mend="give a Whisper model")
-    state: dict[str, Tensor] = {}
-
-    def take(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        try:
-            return variables["encoder/" + name].astype(np.float32)
-        except KeyError:
-            raise CheckpointError(f"{path} lacks encoder/{name}", mend="fetch it again") from None
-
-    for ours, theirs in _ENCODER_NAMES.items():
-        state[ours] = torch.from_numpy(take(theirs))
-    layer = 0
-    while f"encoder/layer_{layer}/ffn/linear_0/weight" in variables:
-        source, target = f"layer_{layer}/", f"layers.{layer}."
-        for ours, theirs in _LAYER_NAMES.items():
-            state[target + ours] = torch.from_numpy(take(source + theirs))
-        weights = np.split(take(source + "self_attention/linear_0/weight"), 3)
-        biases = np.split(take(source + "self_attention/linear_0/bias"), 3)
-        for name, weight, bias in zip("qkv", weights, biases, strict=True):
-            state[f"{target}self_attn.{name}_proj.weight"] = torch.from_numpy(weight)
-            if name != "k":  # Whisper's keys have no bias; the fused one is zero there
-                state[f"{target}self_attn.{name}_proj.bias"] = torch.from_numpy(bias)
-        layer += 1
-    return state, int(take("num_heads"))
+    tensors, heads = read_ct2_encoder(path)
+    return {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, heads

@@ -1,0 +1,167 @@
+"""The recogniser's reference: Hugging Face's Whisper with the weights of a CTranslate2 folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asa_engine.errors import CheckpointError
+from asa_engine.files import read_json
+from asa_engine.nn.ct2 import read_ct2_variables
+from asa_engine.nn.weights import load_whisper_encoder
+
+__all__ = ["build_whisper", "transcribe_tokens"]
+
+_MULTILINGUAL_VOCABULARY = 51865
+# Tokens from the end of the text on: 107 marks and 1,501 times, in both alphabets.
+_BEHIND_TEXT = 1608
+
+# Hugging Face name -> CTranslate2 name within one decoder layer; what is fused there follows below.
+_LAYER_NAMES = {
+    "self_attn_layer_norm.weight": "self_attention/layer_norm/gamma",
+    "self_attn_layer_norm.bias": "self_attention/layer_norm/beta",
+    "self_attn.out_proj.weight": "self_attention/linear_1/weight",
+    "self_attn.out_proj.bias": "self_attention/linear_1/bias",
+    "encoder_attn_layer_norm.weight": "attention/layer_norm/gamma",
+    "encoder_attn_layer_norm.bias": "attention/layer_norm/beta",
+    "encoder_attn.q_proj.weight": "attention/linear_0/weight",
+    "encoder_attn.q_proj.bias": "attention/linear_0/bias",
+    "encoder_attn.out_proj.weight": "attention/linear_2/weight",
+    "encoder_attn.out_proj.bias": "attention/linear_2/bias",
+    "final_layer_norm.weight": "ffn/layer_norm/gamma",
+    "final_layer_norm.bias": "ffn/layer_norm/beta",
+    "fc1.weight": "ffn/linear_0/weight",
+    "fc1.bias": "ffn/linear_0/bias",
+    "fc2.weight": "ffn/linear_1/weight",
+    "fc2.bias": "ffn/linear_1/bias",
+}
+_FUSED = {
+    "self_attn": ("self_attention/linear_0", "qkv"),
+    "encoder_attn": ("attention/linear_1", "kv"),
+}
+_DECODER_NAMES = {
+    "embed_tokens.weight": "embeddings/weight",
+    "embed_positions.weight": "position_encodings/encodings",
+    "layer_norm.weight": "layer_norm/gamma",
+    "layer_norm.bias": "layer_norm/beta",
+}
+
+
+def build_whisper(folder: Path) -> Any:
+    """Build `WhisperForConditionalGeneration`, fp32, from a CTranslate2 folder.
+
+    Args:
+        folder: `model.bin` in fp16 or fp32, and `config.json`.
+
+    Raises:
+        CheckpointError: The folder holds no whole Whisper.
+        ImportError: transformers is missing.
+    """
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    encoder = load_whisper_encoder(folder)
+    spec, variables = read_ct2_variables(folder / "model.bin", prefix="decoder/")
+    if spec != "WhisperSpec":
+        raise CheckpointError(f"{folder} holds a {spec}, not Whisper", mend="give a Whisper model")
+    decoder, heads = _decoder_state(folder, variables)
+    vocabulary, width = decoder["embed_tokens.weight"].shape
+    end = vocabulary - _BEHIND_TEXT
+    shape = encoder.config
+    config = WhisperConfig(
+        vocab_size=vocabulary,
+        num_mel_bins=shape.n_mels,
+        d_model=width,
+        encoder_layers=shape.layers,
+        encoder_attention_heads=shape.heads,
+        encoder_ffn_dim=shape.ffn,
+        max_source_positions=shape.positions,
+        decoder_layers=1 + max(int(k.split(".")[1]) for k in decoder if k.startswith("layers.")),
+        decoder_attention_heads=heads,
+        decoder_ffn_dim=decoder["layers.0.fc1.weight"].shape[0],
+        max_target_positions=decoder["embed_positions.weight"].shape[0],
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=end + 1,
+    )
+    model = WhisperForConditionalGeneration(config)
+    state = {f"model.encoder.{name}": value for name, value in encoder.state_dict().items()}
+    state |= {f"model.decoder.{name}": value for name, value in decoder.items()}
+    state["proj_out.weight"] = decoder["embed_tokens.weight"]
+    model.load_state_dict(state)
+    known = read_json(folder / "config.json", CheckpointError)
+    settings: dict[str, Any] = {
+        "is_multilingual": vocabulary >= _MULTILINGUAL_VOCABULARY,
+        "suppress_tokens": known.get("suppress_ids"),
+        "begin_suppress_tokens": known.get("suppress_ids_begin"),
+        "alignment_heads": known.get("alignment_heads"),
+        "no_timestamps_token_id": vocabulary - 1502,
+        "return_timestamps": False,
+        "decoder_start_token_id": end + 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "bos_token_id": end,
+    }
+    if settings["is_multilingual"]:
+        settings["lang_to_id"] = {"<|en|>": end + 2}
+        settings["task_to_id"] = {"transcribe": vocabulary - 1506}
+    model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def transcribe_tokens(model: Any, mel: NDArray[np.float32], max_new_tokens: int = 224) -> list[int]:
+    """Return the text tokens that Hugging Face's greedy `generate` gives for one 30 s window.
+
+    Args:
+        model: From `build_whisper`.
+        mel: Log-mel, float32 [n_mels, 3000].
+        max_new_tokens: Most tokens to decode.
+    """
+    multilingual = model.generation_config.is_multilingual
+    how: dict[str, Any] = {"language": "en", "task": "transcribe"} if multilingual else {}
+    with torch.inference_mode():
+        out = model.generate(
+            torch.from_numpy(mel)[None],
+            attention_mask=torch.ones(1, mel.shape[1], dtype=torch.long),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            **how,
+        )
+    end = model.config.eos_token_id
+    return [token for token in out[0].tolist() if token < end]
+
+
+def _decoder_state(
+    folder: Path, variables: dict[str, NDArray[np.generic]]
+) -> tuple[dict[str, Tensor], int]:
+    state: dict[str, Tensor] = {}
+
+    def take(name: str) -> NDArray[np.float32]:
+        try:
+            return variables["decoder/" + name].astype(np.float32)
+        except KeyError:
+            raise CheckpointError(f"{folder} lacks decoder/{name}", mend="fetch it again") from None
+
+    for ours, theirs in _DECODER_NAMES.items():
+        state[ours] = torch.from_numpy(take(theirs))
+    layer = 0
+    while f"decoder/layer_{layer}/ffn/linear_0/weight" in variables:
+        source, target = f"layer_{layer}/", f"layers.{layer}."
+        for ours, theirs in _LAYER_NAMES.items():
+            state[target + ours] = torch.from_numpy(take(source + theirs))
+        for attention, (fused, names) in _FUSED.items():
+            weights = np.split(take(f"{source}{fused}/weight"), len(names))
+            biases = np.split(take(f"{source}{fused}/bias"), len(names))
+            for name, weight, bias in zip(names, weights, biases, strict=True):
+                state[f"{target}{attention}.{name}_proj.weight"] = torch.from_numpy(weight)
+                if name != "k":  # Whisper's keys have no bias; the fused one is zero there
+                    state[f"{target}{attention}.{name}_proj.bias"] = torch.from_numpy(bias)
+        layer += 1
+    return state, int(take("num_heads"))
