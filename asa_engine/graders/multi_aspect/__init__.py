@@ -1,0 +1,1 @@
+"""The multi-aspect grader: content, delivery and language use (system S2)."""
