@@ -67,6 +67,7 @@ def roofline_chart(
         An `<svg>` element.
     """
     dots = [row for row in kernels if row["operations"] > 0]
+    dots.sort(key=lambda row: -float(row["gflops"]))  # labels give way downwards, in this order
     peaks = {name: rate / 1e9 for name, rate in roofs["operations_per_s"].items()}
     slopes = {name: rate / 1e9 for name, rate in roofs["bytes_per_s"].items()}
     intensities = [row["operations"] / row["bytes"] for row in dots]
@@ -131,7 +132,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
     return [
         *parts,
         f'<text class="unit" x="{right}" y="{bottom + 32}">operations a byte</text>',
-        f'<text class="tick" x="{_LEFT}" y="{_TOP - 4}">GFLOP/s</text>',
+        f'<text class="roof-text" x="{_LEFT + 6}" y="{_TOP + 12}">GFLOP/s</text>',
     ]
 
 
@@ -159,7 +160,13 @@ def _dot(row: Mapping[str, Any], x: float, y: float, placed: list[tuple[float, f
     placed.append((x, text_y))
     radius = 2 + 16 * math.sqrt(row["share"])
     text = f"{row['kernel']}, {row['precision']}, {row['share']:.0%}"
+    text_x = x + radius + 4
+    leader = (
+        f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" x2="{text_x:.1f}" y2="{text_y - 4:.1f}"/>'
+        if text_y > y + 4
+        else ""
+    )
     return (
-        f'<circle class="kernel" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
-        f'<text class="kernel-text" x="{x + radius + 4:.1f}" y="{text_y:.1f}">{escape(text)}</text>'
+        f'{leader}<circle class="kernel" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+        f'<text class="kernel-text" x="{text_x:.1f}" y="{text_y:.1f}">{escape(text)}</text>'
     )
