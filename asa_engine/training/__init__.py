@@ -18,6 +18,7 @@ __all__ = ["TRAINERS", "train"]
 
 TRAINERS = {
     "acoustic": "asa_engine.training.loop:train",
+    "multi_aspect": "asa_engine.graders.multi_aspect.training:train",
 }
 
 

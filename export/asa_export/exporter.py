@@ -44,6 +44,7 @@ __all__ = [
 CARD_NAME = "MODEL_CARD.md"
 EXPORTERS = {
     "acoustic": "asa_export.acoustic:EXPORTER",
+    "multi_aspect": "asa_export.multi_aspect:EXPORTER",
 }
 """Grader -> its exporter."""
 TIMED_RECORDINGS = 4
