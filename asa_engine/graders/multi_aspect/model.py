@@ -71,7 +71,8 @@ class Block(nn.Module):
         """Transform [B, T, D]; `bias` [B, 1, T] is added to the attention's logits."""
         if self.is_lab:
             x = x + self.dropout(self.attend(self.norm1(x), bias))
-            return x + self.dropout(self.feed(self.norm2(x)))
+            out: Tensor = x + self.dropout(self.feed(self.norm2(x)))
+            return out
         x = self.norm1(x + self.dropout(self.attend(x, bias)))
         normed: Tensor = self.norm2(x + self.dropout(self.feed(x)))
         return normed
@@ -170,8 +171,9 @@ class MultiAspectGrader(nn.Module):
         ]
         fused = torch.cat([*pooled, inputs.prompt] if late else pooled, dim=1)
         hidden = F.gelu(self.projection(self.dropout(fused)))
-        logits = self.head(self.dropout(hidden))
-        return logits.unflatten(1, (len(self.config.aspects), len(self.config.classes)))
+        shape = len(self.config.aspects), len(self.config.classes)
+        logits: Tensor = self.head(self.dropout(hidden)).unflatten(1, shape)
+        return logits
 
     def round_halves(self) -> None:
         """Round the weights to float16, as they are stored; figures come after it."""

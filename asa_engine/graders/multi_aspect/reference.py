@@ -19,7 +19,6 @@ from asa_engine.graders.multi_aspect.model import Inputs, MultiAspectGrader
 from asa_engine.graders.text.model import load_bert
 from asa_engine.graders.text.transcript import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.nn.weights import load_whisper_encoder
-from asa_engine.recogniser.corpus import transcribe
 
 __all__ = ["Backbones", "TorchStages", "backbone_path"]
 
@@ -68,6 +67,8 @@ class Backbones:
 
     def transcribe(self, manifest: Path, cache: Path) -> Mapping[str, tuple[Word, ...]]:
         """Return the words of every recording of a manifest, from a cache where they are there."""
+        from asa_engine.recogniser.corpus import transcribe
+
         heard = transcribe(manifest, cache, name=self._config.backbones["recogniser"])
         return {key: transcript.words for key, transcript in heard.items()}
 

@@ -208,7 +208,7 @@ class MultiAspectRun:
             track = self._track.finish()
             found = describe_words(words, track, duration_s, self._stages.analyser)
         reasons += found.reasons
-        scorable = bool(found.words) and not FATAL.intersection(heard.reasons)
+        scorable = bool(found.words) and not set(FATAL).intersection(heard.reasons)
         if not found.words:
             reasons.append("no_words")
         shares = None

@@ -1,0 +1,171 @@
+"""Export of the multi-aspect grader: recogniser, both frozen encoders and the trained parts.
+
+Every variant hears the same words: the recogniser stays as it is in all of them. The speech
+encoder is a graph for ONNX Runtime, or the recogniser's own weights on the project's kernels; the
+text encoder and the trained parts run in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.errors import CheckpointError
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.multi_aspect.config import MultiAspectConfig
+from asa_engine.graders.multi_aspect.reference import backbone_path
+from asa_engine.graders.text.config import BertShape
+from asa_engine.graders.text.model import load_bert, shape_of
+from asa_engine.graders.text.transcript import TOKENIZER_NAME
+from asa_engine.nn.ct2 import read_ct2_encoder
+from asa_export.acoustic import windows_of
+from asa_export.aspects import aspects_model, expected_tensors
+from asa_export.bert import FloatBert, Int8Bert, bert_model
+from asa_export.exporter import Exporter, Variant
+from asa_export.onnx import FloatLinears, encoder_model
+from asa_export.parity import REFERENCE
+from asa_export.quantize import Int8Linears, calibrate
+from asa_export.speech import Speech
+from asa_export.weights import Weights
+
+__all__ = ["EXPORTER"]
+
+RECOGNISER, ENCODER, TEXT, ASPECTS = "recogniser", "encoder", "text_encoder", "aspects"
+RECOGNISER_NAME = "model.bin"
+ASPECTS_NAME = "aspects.onnx"
+KEPT = (CONFIG_NAME, WEIGHTS_NAME, "training.json")
+LAST_ONLY = 80.0
+"""A mix of layers is a softmax: with this lead, the others' shares vanish in float32."""
+
+
+def _validate(opened: Bundle) -> MultiAspectConfig:
+    """Check that the source holds a whole, finite multi-aspect grader that can be exported."""
+    config = MultiAspectConfig.from_dict(opened.config)
+    if config.prompt_pooling != "mean":
+        raise CheckpointError(
+            "only graders that take the mean of the prompt's pieces are exported",
+            mend='train with prompt_pooling = "mean"',
+        )
+    Weights(opened.path / WEIGHTS_NAME).check(expected_tensors(config))
+    return config
+
+
+def _build(
+    opened: Bundle,
+    config: MultiAspectConfig,
+    work: Path,
+    variants: Sequence[Variant],
+    speech: Speech,
+) -> Stages:
+    """Write every artifact; return the stages that they serve."""
+    for file in KEPT:
+        if (opened.path / file).is_file():
+            shutil.copyfile(opened.path / file, work / file)
+    shutil.copytree(backbone_path(config, RECOGNISER), work / RECOGNISER)
+    words = f"{RECOGNISER}/{RECOGNISER_NAME}"
+    onnx.save(aspects_model(config, Weights(work / WEIGHTS_NAME)), work / ASPECTS_NAME)
+    speaker = _Encoder(config, work, speech)
+    reader = _Text(config, work)
+    stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
+    for backend, precision in variants:
+        text = "fp32" if precision == "fp32" else "int8"
+        files = {
+            RECOGNISER: words,
+            ENCODER: words if backend == "native" else speaker.write(precision),
+            TEXT: reader.write(text),
+            ASPECTS: ASPECTS_NAME,
+        }
+        for stage, file in files.items():
+            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = file
+    reader.close()
+    return stages
+
+
+class _Encoder:
+    """Writes the speech encoder as the acoustic grader's graph, whose `frames` are what is used."""
+
+    def __init__(self, config: MultiAspectConfig, work: Path, speech: Speech) -> None:
+        self._shape = AcousticConfig(
+            aspects=config.aspects,
+            encoder=config.speech_encoder,
+            window_s=config.window_s,
+            attention_heads=1,
+        )
+        self._folder, self._speech = work / ENCODER, speech
+        self._source = work / RECOGNISER / RECOGNISER_NAME
+        self._mixed = config.mixed_layers
+
+    def write(self, precision: str) -> str:
+        """Write the graph of a precision; return its path in the bundle."""
+        name = f"{precision}.onnx"
+        weights = self._weights()
+        linears: FloatLinears | Int8Linears = FloatLinears()
+        if precision == "int8":
+            windows = windows_of(self._shape, self._speech.calibration)
+            linears = Int8Linears(self._shape, weights, calibrate(self._shape, weights, windows))
+        onnx.save(encoder_model(self._shape, weights, linears), self._folder / name)
+        return f"{ENCODER}/{name}"
+
+    def _weights(self) -> Weights:
+        path = self._folder / "encoder.safetensors"
+        if not path.is_file():
+            self._folder.mkdir()
+            tensors, _ = read_ct2_encoder(self._source)
+            shape = self._shape.encoder
+            mix = np.zeros(shape.layers + 1, dtype=np.float32)
+            if not self._mixed:
+                mix[-1] = LAST_ONLY
+            stored: dict[str, NDArray[np.generic]] = {
+                f"encoder.{name}": tensor.astype(np.float16) for name, tensor in tensors.items()
+            }
+            stored |= {
+                "layer_mix": mix,
+                "attention.weight": np.zeros((1, shape.d_model), dtype=np.float32),
+                "attention.bias": np.zeros(1, dtype=np.float32),
+            }
+            save_file(stored, path)
+        return Weights(path)
+
+
+class _Text:
+    """Writes the text encoder; its float32 weights lie beside the graph, int8 ones inside it."""
+
+    def __init__(self, config: MultiAspectConfig, work: Path) -> None:
+        source = backbone_path(config, TEXT)
+        self._folder = work / TEXT
+        self._folder.mkdir()
+        for name in (TOKENIZER_NAME, "model.safetensors"):
+            shutil.copyfile(source / name, self._folder / name)
+        self._weights = Weights(self._folder / "model.safetensors")
+        self._shape: BertShape = shape_of(load_bert(source))
+
+    def write(self, precision: str) -> str:
+        """Write the graph of a precision, once; return its path in the bundle."""
+        path = self._folder / f"{precision}.onnx"
+        if not path.is_file():
+            parts = FloatBert() if precision == "fp32" else Int8Bert()
+            onnx.save(bert_model(self._shape, self._weights, parts), path)
+        return f"{TEXT}/{path.name}"
+
+    def close(self) -> None:
+        """Drop the float32 weights where no graph points into them."""
+        if not (self._folder / "fp32.onnx").is_file():
+            self._weights.path.unlink()
+
+
+EXPORTER = Exporter(
+    targets={
+        "onnx": ("onnxruntime", ("fp32", "int8")),
+        "native": ("native", ("fp32", "bf16", "int8")),
+    },
+    validate=_validate,
+    build=_build,
+    timed="8 s of speech, transcribed and graded",
+)
