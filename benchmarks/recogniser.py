@@ -1,0 +1,144 @@
+"""What the recogniser hears: learners against Hugging Face's Whisper, and sounds without words.
+
+    python benchmarks/recogniser.py words ../shared/data/speechocean762 --every 5
+    python benchmarks/recogniser.py guards ../shared/data/speechocean762 --every 16
+
+Prints the tables of docs/recogniser.md. `words` counts word errors against the text that was read,
+on the dev speakers; the reference takes a second or two a recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import audio_samples as made
+
+from asa_engine.audio import read_audio
+from asa_engine.backbones import backbone_folder
+from asa_engine.manifest import Utterance, dev_split, read_manifest
+from asa_engine.recogniser import Recogniser, Transcript
+from asa_engine.recogniser.guards import compression_ratio
+from asa_engine.recogniser.whisper import Whisper
+
+NUMBERS = "zero one two three four five six seven eight nine ten".split()
+SOUND_S = 20.0
+
+
+def plain(text: str) -> list[str]:
+    """Return the words in lower case without punctuation, digits spelled out."""
+    words = re.sub(r"[^a-z0-9' ]", " ", re.sub(r"(\d)", r" \1 ", text.lower())).split()
+    return [NUMBERS[int(word)] if word.isdigit() else word for word in words]
+
+
+def word_errors(truth: Sequence[str], heard: Sequence[str]) -> int:
+    """Return the fewest substitutions, insertions and deletions from one to the other."""
+    row = list(range(len(heard) + 1))
+    for i, word in enumerate(truth, 1):
+        last, row[0] = row[0], i
+        for j, other in enumerate(heard, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (word != other))
+    return row[-1]
+
+
+def rate(truths: Sequence[str], heard: Sequence[str]) -> float:
+    """Return the word error rate in percent."""
+    pairs = [(plain(a), plain(b)) for a, b in zip(truths, heard, strict=True)]
+    return 100 * sum(word_errors(a, b) for a, b in pairs) / sum(len(a) for a, _ in pairs)
+
+
+def compare(utterances: Sequence[Utterance], backbone: str) -> None:
+    """Print word error rates of the recogniser and of its reference."""
+    from asa_engine.recogniser.reference import open_reference
+
+    folder = backbone_folder(backbone)
+    reference = open_reference(folder)
+    recognisers = {p: Recogniser.open(folder, precision=p) for p in ("fp32", "int8")}
+    texts = [utterance.text for utterance in utterances]
+    expected = [reference.hear(read_audio(u.audio)) for u in utterances]
+    print(f"{len(texts)} recordings of {len({u.speaker for u in utterances})} dev speakers\n")
+    print("| recogniser | word error rate | of which beyond the reference | words unlike its |")
+    print("|---|---|---|---|")
+    base = rate(texts, expected)
+    print(f"| reference, PyTorch fp32 | {base:.2f} % | | |")
+    for name, recogniser in recognisers.items():
+        heard = [hear(recogniser, u).text for u in utterances]
+        own = rate(texts, heard)
+        print(f"| {name} | {own:.2f} % | {own - base:+.2f} | {rate(expected, heard):.1f} % |")
+
+
+def hear(recogniser: Recogniser, utterance: Utterance) -> Transcript:
+    """Transcribe one recording."""
+    recognition = recogniser.start()
+    recognition.push(read_audio(utterance.audio))
+    return recognition.finish()
+
+
+def guards(utterances: Sequence[Utterance], backbone: str) -> None:
+    """Print what the decoder says of learners and of sounds, and what becomes of them."""
+    sounds: dict[str, Callable[[int], made.Samples]] = {
+        "silence": lambda _: made.silence(SOUND_S),
+        "white noise": lambda seed: made.noise(SOUND_S, seed=seed),
+        "pink noise": lambda seed: made.noise(SOUND_S, colour="pink", seed=seed),
+        "brown noise, loud": lambda seed: made.noise(SOUND_S, -12.0, "brown", seed),
+        "melody": lambda seed: made.melody(SOUND_S, seed=seed),
+        "chords": lambda _: made.chords(SOUND_S),
+        "babble of vowels": lambda seed: made.speech(SOUND_S, seed=seed),
+    }
+    folder = backbone_folder(backbone)
+    whisper, recogniser = (
+        kind.open(folder, precision="int8", threads=1) for kind in (Whisper, Recogniser)
+    )
+    recordings = [read_audio(utterance.audio) for utterance in utterances]
+    groups = {
+        "learners": recordings,
+        "learners, backwards": [np.ascontiguousarray(r[::-1]) for r in recordings[::4]],
+    } | {name: [make(seed) for seed in range(3)] for name, make in sounds.items()}
+    print("| what | log-probability p1 / p50 | no speech p50 / p99 | compression p99 |", end="")
+    print(" words a second p99 | with words | doubted |\n|---|---|---|---|---|---|---|")
+    for name, group in groups.items():
+        direct = [whisper.hear(samples) for samples in group]
+        numbers = np.array([(h.doubts.log_probability, h.doubts.no_speech) for h in direct])
+        ratios = [compression_ratio(h.text) for h in direct]
+        pace = [len(h.words) / (len(s) / 16_000) for h, s in zip(direct, group, strict=True)]
+        finals = []
+        for samples in group:
+            recognition = recogniser.start()
+            recognition.push(samples)
+            finals.append(recognition.finish())
+        worded = sum(bool(f.words) for f in finals)
+        doubted = sum(bool(f.words) and bool(f.reasons) for f in finals)
+        low, middle = np.percentile(numbers[:, 0], [1, 50])
+        usual, high = np.percentile(numbers[:, 1], [50, 99])
+        print(
+            f"| {name} | {low:.2f} / {middle:.2f} | {usual:.2f} / {high:.2f} "
+            f"| {np.percentile(ratios, 99):.2f} | {np.percentile(pace, 99):.1f} "
+            f"| {worded}/{len(group)} | {doubted} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Read the command line and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=["words", "guards"])
+    parser.add_argument("corpus", type=Path, help="folder of speechocean762")
+    parser.add_argument("--backbone", default="whisper-tiny.en")
+    parser.add_argument("--every", type=int, default=1, help="take every so many-th recording")
+    args = parser.parse_args()
+    train, dev = dev_split(read_manifest(args.corpus / "train.jsonl"))
+    if args.table == "words":
+        compare(dev[:: args.every], args.backbone)
+    else:
+        guards(train[:: args.every], args.backbone)
+
+
+if __name__ == "__main__":
+    main()
