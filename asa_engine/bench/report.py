@@ -13,7 +13,7 @@ from asa_engine.bench.plots import Bar, bar_chart
 from asa_engine.bench.roofline import roofline_chart
 from asa_engine.files import atomic_write
 
-__all__ = ["render", "write_result"]
+__all__ = ["compact_json", "render", "write_result"]
 
 _MARKS = {True: ("met", "met"), False: ("missed", "not met"), None: ("soft", "not measured")}
 _TIME_TO_SCORE_SHARE = 10.0
@@ -42,7 +42,7 @@ def write_result(result: Mapping[str, Any], folder: Path) -> Path:
         UsageError: The folder cannot be written.
     """
     page = folder / f"{result['host_slug']}.html"
-    atomic_write(page.with_suffix(".json"), _compact(result).encode())
+    atomic_write(page.with_suffix(".json"), compact_json(result).encode())
     atomic_write(page, render(result).encode())
     return page
 
@@ -87,8 +87,8 @@ def render(result: Mapping[str, Any]) -> str:
     )
 
 
-def _compact(result: Mapping[str, Any]) -> str:
-    """JSON with one row a line: the raw samples of a candidate stay together."""
+def compact_json(result: Mapping[str, Any]) -> str:
+    """Return JSON with one row a line: the raw samples of a candidate stay together."""
     rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
     text = json.dumps({**result, "rows": ["@rows"]}, indent=1)
     return text.replace('"@rows"', rows, 1) + "\n"

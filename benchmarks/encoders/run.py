@@ -9,7 +9,6 @@ peer's error, then time those that pass, turn by turn -> JSON and one HTML page.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.bench.host import describe_host, git_revision, host_slug, load_average
+from asa_engine.bench.report import compact_json
 from asa_engine.bench.speech import find_source, prepare_speech, samples_in_memory
 from asa_engine.bench.statistics import paired_ratio, summarise
 from asa_engine.errors import AsaError, BackendError, UsageError
@@ -31,6 +31,7 @@ from asa_engine.files import atomic_write
 from asa_engine.kernels.reference import log_mel
 from benchmarks.encoders.models import export, prepare_model
 from benchmarks.encoders.peers import NOT_TIMED, PEERS, REFERENCE, Files
+from benchmarks.encoders.probe import Drift, prepare_drift
 from benchmarks.encoders.table import check_targets, render, summary_lines
 from benchmarks.encoders.worker import PeerFailed, PeerProcess
 
@@ -60,7 +61,11 @@ of different speech are there at once, and a pass encodes them all, in the way t
 for the peer (one by one, as a batch, or copies with one thread each). "x PyTorch" is the median
 over rounds of PyTorch fp32's time over the peer's. "CPU ms" is the median processor time of a pass
 in all threads, which other work on the machine disturbs less; "cores" is it over wall time;
-"memory" is what loading the library and encoding added at the peak."""
+"memory" is what loading the library and encoding added at the peak. "drift RMS" is the RMS change
+of a score, on a scale of width 6, that a linear probe gives to windows of 5 s of other
+speakers: ridge regression from mean and deviation of the hidden states to experts' scores, fitted
+once a model on fp32; a peer's drift is taken once a model, at the first thread count, in the
+way that is fastest for many windows, after the timing."""
 
 
 class TimedPeer(Protocol):
@@ -133,7 +138,7 @@ def rows_of(
     errors: Mapping[str, float],
     about: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Turn the samples of one task into rows of the result.
+    """Turn the samples of one task into rows of the result; `drift_rms` comes later.
 
     Args:
         task: What was timed.
@@ -166,6 +171,7 @@ def rows_of(
                 "speedup": {"median": ratio.median, "q25": ratio.q25, "q75": ratio.q75},
                 "relative_error": errors[name],
                 "error_bound": ERROR_BOUNDS[peer.precision],
+                "drift_rms": None,
                 "cores_used": sum(t["cpu_ms"] for t in turns) / sum(t["ms"] for t in turns),
                 "p50_cpu_ms": float(np.median([turn["cpu_ms"] for turn in turns])),
                 "memory_mb": turns[-1]["memory_mb"],
@@ -181,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = _run(args, lambda line: print(f"encoders: {line}", file=sys.stderr, flush=True))
         target = args.output or Path("benchmarks/results") / f"encoders-{result['host_slug']}.json"
-        atomic_write(target, _compact(result).encode())
+        atomic_write(target, compact_json(result).encode())
         atomic_write(target.with_suffix(".html"), render(result).encode())
     except AsaError as error:
         print(f"encoders: {error}", file=sys.stderr)
@@ -238,7 +244,7 @@ def _run(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]
             source,
             folder,
             clip_seconds=(),
-            batch_size=max(args.streams),
+            batch_size=max(8, *args.streams),
             batch_clip_s=max(*args.seconds, *args.streams_seconds),
             drift_recordings=1,
         )
@@ -253,9 +259,22 @@ def _run(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]
                 for streams in sorted(args.streams)
                 for seconds in (args.seconds if streams == 1 else args.streams_seconds)
             }
+            drift = prepare_drift(
+                source,
+                speech.batch,
+                model,
+                threads=max(args.threads),
+                target=folder / f"{name}-drift.npy",
+            )
+            if drift is None:
+                say("the speech has no scores: drift is not measured")
+            drifts: dict[str, float] = {}
             for threads in args.threads:
                 say(f"{name}, {threads} thread(s): opening {len(args.peers)} peers")
-                _group(args, name, threads, files, mels, folder, findings, say)
+                _group(args, name, threads, files, mels, folder, findings, drift, drifts, say)
+            for row in findings.rows:
+                if row["model"] == name:
+                    row["drift_rms"] = drifts.get(row["peer"])
     result: dict[str, Any] = {
         "schema_version": 1,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -278,6 +297,18 @@ def _run(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]
     }
     result["targets"] = check_targets(result)
     return result
+
+
+def _take_drifts(
+    drift: Drift, peers: Mapping[str, PeerProcess], findings: Findings, drifts: dict[str, float]
+) -> None:
+    """Fill `drifts` with every peer's."""
+    reference = peers[REFERENCE].prepare(drift.mel)[0]
+    for name, peer in peers.items():
+        try:
+            drifts[name] = drift.probe.drift_rms(peer.prepare(drift.mel)[0], reference)
+        except (PeerFailed, ValueError) as failure:
+            findings.leave_out(f"{name}, score drift", str(failure))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -305,6 +336,8 @@ def _group(
     mels: Mapping[tuple[float, int], Path],
     scratch: Path,
     findings: Findings,
+    drift: Drift | None,
+    drifts: dict[str, float],
     say: Callable[[str], None],
 ) -> None:
     """Time everything with one model and thread count: all peers are open meanwhile."""
@@ -330,6 +363,9 @@ def _group(
             task = Task(model, seconds, streams, threads)
             findings.rows += _time(task, peers, mel, args, findings)
             say(f"{model}, {threads} thread(s): {streams} x {seconds:g} s done")
+        if drift is not None and not drifts:
+            _take_drifts(drift, peers, findings, drifts)  # last: so many windows take memory
+            say(f"{model}: drift of scores done")
         for name, peer in peers.items():
             share = peer.stop()["idle_cpu_share"]
             if share > MAX_IDLE_CPU_SHARE:
@@ -400,13 +436,6 @@ def _command(args: argparse.Namespace) -> str:
     if args.peers != tuple(PEERS):
         words.append(f"--peers {','.join(args.peers)}")
     return " ".join([*words, f"--repeats {args.repeats}"])
-
-
-def _compact(result: Mapping[str, Any]) -> str:
-    """JSON with one row a line: the raw samples of a peer stay together."""
-    rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
-    text = json.dumps({**result, "rows": ["@rows"]}, indent=1)
-    return text.replace('"@rows"', rows, 1) + "\n"
 
 
 if __name__ == "__main__":

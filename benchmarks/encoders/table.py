@@ -44,6 +44,7 @@ def check_targets(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             ]
     targets += [_short_windows(result, count, name) for count in threads for name in OURS[1:]]
     targets += [_memory(result, name) for name in OURS]
+    targets.append(_drift(result))
     return targets
 
 
@@ -106,6 +107,14 @@ def _short_windows(result: Mapping[str, Any], threads: int, peer: str) -> dict[s
     return _target(name, "at most 0.30 of its time", f"{share:.2f}", share <= 0.30)
 
 
+def _drift(result: Mapping[str, Any]) -> dict[str, Any]:
+    name = "tiny.en, native/int8: score drift RMS on a scale of width 6"
+    row = next((r for r in result["rows"] if (r["model"], r["peer"]) == ("tiny.en", OURS[2])), None)
+    if row is None or row["drift_rms"] is None:
+        return _target(name, "at most 0.02")
+    return _target(name, "at most 0.02", f"{row['drift_rms']:.4f}", row["drift_rms"] <= 0.02)
+
+
 def _memory(result: Mapping[str, Any], peer: str) -> dict[str, Any]:
     name = f"tiny.en, 30 s, one thread, {peer}: memory that loading and encoding add, at the peak"
     row = _row(result, 30.0, 1, peer)
@@ -150,9 +159,9 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
 
 _HEAD = (
     "model", "window", "streams", "threads", "peer", "p50 ms", "p90 ms", "windows/s",
-    "x PyTorch", "error", "CPU ms", "cores", "memory", "way",
+    "x PyTorch", "error", "drift RMS", "CPU ms", "cores", "memory", "way",
 )  # fmt: skip
-_TEXT_COLUMNS = frozenset({0, 4, 13})
+_TEXT_COLUMNS = frozenset({0, 4, 14})
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -167,6 +176,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row['windows_per_s']:.2f}",
         f"{row['speedup']['median']:.2f}",
         f"{row['relative_error']:.1e}",
+        "-" if row["drift_rms"] is None else f"{row['drift_rms']:.1e}",
         f"{row['p50_cpu_ms']:.1f}",
         f"{row['cores_used']:.2f}",
         f"{row['memory_mb']:.0f} MB",
@@ -225,7 +235,7 @@ def _charts(rows: Sequence[Row]) -> list[str]:
         bars = [
             Bar(
                 label=row["peer"],
-                note=f"error {row['relative_error']:.1e}",
+                note=f"error {row['relative_error']:.1e}{_drift_note(row)}",
                 value=row["p50_ms"],
                 text=f"{row['p50_ms']:.3g} ms",
                 samples=tuple(row["samples_ms"]),
@@ -236,6 +246,10 @@ def _charts(rows: Sequence[Row]) -> list[str]:
         chart = bar_chart(title, bars, "ms")
         parts.append(f"<h3>{escape(title)}</h3><figure>{chart}</figure>")
     return parts
+
+
+def _drift_note(row: Row) -> str:
+    return "" if row["drift_rms"] is None else f", drift RMS {row['drift_rms']:.1e}"
 
 
 def _host_cells(result: Mapping[str, Any]) -> list[tuple[str, str]]:

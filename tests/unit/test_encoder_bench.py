@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not installed
 
-from benchmarks.encoders import run, worker
+from benchmarks.encoders import probe, run, worker
 from benchmarks.encoders.peers import NOT_TIMED, PEERS, REFERENCE, Files, Peer
 from benchmarks.encoders.table import check_targets, render, summary_lines
 
@@ -288,9 +289,61 @@ def test_the_worker_prepares_measures_and_stops(
     assert "error" in child.answer({"do": "prepare", "mel": "absent.npy", "states": "s"})
 
 
+def test_the_probe_turns_errors_of_states_into_score_points(tmp_path: Path) -> None:
+    """Scores that are a linear function of the states' mean are found again, and so is drift."""
+    rng = np.random.default_rng(3)
+    scored = []
+    for index in range(60):
+        path = tmp_path / f"{index}.wav"
+        level = rng.uniform(0.1, 0.8)
+        soundfile.write(path, np.full(8000, level, np.float32), 16_000)
+        scored.append((path, np.array([10 * level, 2.0])))
+
+    def encode(mel: Any) -> Any:  # one state a frame: its level, and noise beside it
+        noise = rng.standard_normal((mel.shape[1], 1))
+        return np.concatenate([mel.T, noise], axis=1).astype(np.float32)
+
+    made = probe.fit_probe(scored, lambda samples: samples[None, :80], encode)
+    states = np.stack([np.full((9, 2), level, np.float32) for level in (0.2, 0.3, 0.6)])
+    states[:, :, 1] = 0
+    low, middle, high = made.scores(states)[:, 0]
+    assert low < middle < high
+    assert high - middle == pytest.approx(3 * (middle - low), rel=1e-4)
+    assert made.drift_rms(states, states) == 0.0
+    # Half of the scores move, by as much, on a scale of width 6 instead of 10.
+    assert made.drift_rms(states[1:2], states[:1]) == pytest.approx(
+        0.6 * (middle - low) / 2**0.5, rel=0.05
+    )
+
+
+def test_speech_that_nobody_scored_has_no_probe(tmp_path: Path) -> None:
+    assert probe.read_scored(Path("demo.flac")) == []
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"id": "a", "audio": "a.wav", "speaker": "x"}))
+    assert probe.read_scored(path) == []
+
+
+def test_drift_stands_in_the_row_and_is_a_target() -> None:
+    row = _row("native/int8", 100.0, 0.01)
+    assert row["drift_rms"] is None
+    assert _met(_result(row), "native/int8", "drift") is None
+    result = _result({**row, "drift_rms": 0.0312})
+    assert _met(result, "native/int8", "drift") is False
+    assert _met(_result({**row, "drift_rms": 0.0099}), "native/int8", "drift") is True
+    assert "drift RMS 3.1e-02" in render(result)
+    assert any("3.1e-02" in line for line in summary_lines(result))
+
+
+def test_drift_windows_are_spread_over_recordings() -> None:
+    recordings = [np.arange(30 * 16_000, dtype=np.float32), np.ones(5 * 16_000, np.float32)]
+    windows = probe.drift_windows(recordings, lambda samples: samples[None])
+    assert windows.shape == (3, 1, 80_000)
+    assert list(windows[:, 0, 0]) == [0.0, 15 * 16_000.0, 1.0]
+
+
 def test_the_result_is_json_with_a_row_a_line() -> None:
     rows = [_row("openvino/bf16", 100.0), _row("native/bf16", 85.0)]
-    text = run._compact(_result(*rows))
+    text = run.compact_json(_result(*rows))
     assert json.loads(text)["rows"] == rows
     assert sum('"samples_ms"' in line for line in text.splitlines()) == 2
 
