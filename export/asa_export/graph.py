@@ -6,7 +6,7 @@ point into `weights.safetensors`, which lies beside the graph in every bundle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from asa_export.weights import Weights
 
-__all__ = ["OPSET", "Graph"]
+__all__ = ["MICROSOFT", "OPSET", "Graph", "Shape"]
 
 OPSET = 20
 """First opset with a fused exact Gelu; LayerNormalization is fused since 17."""
@@ -49,9 +49,9 @@ class Graph:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._floats: dict[str, str] = {}
 
-    def input(self, name: str, shape: Shape) -> str:
-        """Declare a float32 input."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
+        """Declare an input, float32 by default."""
+        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def output(self, value: str, name: str, shape: Shape) -> None:
@@ -73,6 +73,33 @@ class Graph:
             helper.make_node(kind, inputs, names, name=node, domain=domain, **attributes)
         )
         return names
+
+    def stateful(
+        self,
+        kind: str,
+        *inputs: str,
+        states: Mapping[str, Shape],
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node whose first output is a value and whose others are outputs of the graph.
+
+        Nothing stands between the node and the outputs, so that they can be written in place.
+
+        Args:
+            kind: The operator.
+            inputs: Its inputs.
+            states: Name and shape of each float32 output after the first.
+            domain: The operator's domain.
+            attributes: Its attributes.
+        """
+        node = f"{kind}_{len(self._nodes)}"
+        self._nodes.append(
+            helper.make_node(kind, inputs, [node, *states], name=node, domain=domain, **attributes)
+        )
+        for name, shape in states.items():
+            self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return node
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Store a constant inside the graph; equal ones are stored once."""

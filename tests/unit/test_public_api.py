@@ -23,6 +23,7 @@ LAYERS = [
         "features",
         "backends",
         "graders",
+        "language_model",
         "recogniser",
         "validity",
         "vad",

@@ -1,0 +1,1 @@
+"""Causal language models at run time, without PyTorch: embeddings in, hidden states out."""

@@ -1,0 +1,204 @@
+"""A causal decoder on ONNX Runtime: embeddings in, hidden states out, keys and values kept.
+
+The graph is that of `asa_export.language_model`. It fills buffers of keys and values in place, so
+that a step costs what is new and no copy of what was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.backends.onnxruntime import session
+from asa_engine.errors import BundleError, UsageError
+
+__all__ = ["MEMORY_LIMIT_BYTES", "POSITIONS_KEY", "Decoder", "Sequence"]
+
+POSITIONS_KEY: Final = "positions"
+"""Property of the graph: positions that its rotary tables cover."""
+MEMORY_LIMIT_BYTES: Final = 512 * 2**20
+"""What keys and values of one sequence may take."""
+_ROWS_AT_ONCE: Final = 128
+"""Rows of one pass: attention's scratch grows with them, and more are not faster."""
+_FLOAT_BYTES: Final = 4
+_PARTS: Final = ("key", "value")
+
+
+class Decoder:
+    """A decoder that any number of sequences, in any threads, may be run through.
+
+    Args:
+        graph: Its session.
+        memory_limit_bytes: Most bytes of keys and values that a sequence may ask for.
+
+    Attributes:
+        width: Width W of embeddings and hidden states.
+        positions: Most positions of a sequence.
+    """
+
+    def __init__(self, graph: Any, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+        shapes = {item.name: item.shape for item in graph.get_inputs()}
+        positions = graph.get_modelmeta().custom_metadata_map.get(POSITIONS_KEY, "")
+        if "key_0" not in shapes or not positions.isdecimal():
+            raise BundleError(
+                "the language model's graph has no keys or no positions",
+                mend="export the bundle again",
+            )
+        self.graph = graph
+        self.width: int = shapes["embeddings"][2]
+        self.positions = int(positions)
+        self.layers: int = sum(name.startswith("key_") for name in shapes)
+        self.heads: int = shapes["key_0"][1]
+        self.head_width: int = shapes["key_0"][3]
+        self._memory_limit_bytes = memory_limit_bytes
+
+    @classmethod
+    def open(
+        cls, path: Path, *, threads: int, memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+    ) -> Self:
+        """Create the session.
+
+        Args:
+            path: The graph.
+            threads: Threads one pass may use.
+            memory_limit_bytes: Most bytes of keys and values that a sequence may ask for.
+
+        Raises:
+            BackendError: ONNX Runtime cannot load it.
+            BundleError: It is not a decoder's graph.
+        """
+        return cls(session(path, threads), memory_limit_bytes=memory_limit_bytes)
+
+    @property
+    def bytes_per_position(self) -> int:
+        """Bytes that keys and values of one position take."""
+        return len(_PARTS) * self.layers * self.heads * self.head_width * _FLOAT_BYTES
+
+    def check(self, capacity: int) -> None:
+        """Check that a sequence of so many positions can be run.
+
+        Raises:
+            UsageError: It is longer than the model's positions or takes too much memory.
+        """
+        if capacity > self.positions:
+            raise UsageError(
+                f"a sequence of {capacity} tokens does not fit the language model's "
+                f"{self.positions} positions",
+                mend="shorten the prompt, the text or the audio",
+            )
+        if (needed := capacity * self.bytes_per_position) > self._memory_limit_bytes:
+            raise UsageError(
+                f"a sequence of {capacity} tokens takes {needed / 2**20:.0f} MiB of keys and "
+                f"values; the limit is {self._memory_limit_bytes / 2**20:.0f} MiB",
+                mend="shorten the prompt, the text or the audio",
+            )
+
+    def start(self, capacity: int) -> Sequence:
+        """Return an empty sequence with room for `capacity` positions.
+
+        Raises:
+            UsageError: As for `check`; nothing was allocated.
+        """
+        self.check(capacity)
+        return Sequence(self, capacity)
+
+
+class Sequence:
+    """One sequence: what was run through the decoder so far. Not for two threads at once.
+
+    Args:
+        decoder: Where it runs.
+        capacity: Most positions it will have.
+
+    Attributes:
+        length: Positions so far.
+    """
+
+    def __init__(self, decoder: Decoder, capacity: int) -> None:
+        self._decoder = decoder
+        self._binding = decoder.graph.io_binding()
+        self._kept: dict[str, NDArray[np.float32]] = {}
+        self.capacity = capacity
+        self.length = 0
+        shape = (1, decoder.heads, capacity, decoder.head_width)
+        for layer in range(decoder.layers):
+            for part in _PARTS:
+                # Pages that are never written to take no memory.
+                name = f"{part}_{layer}"
+                self._kept[name] = np.zeros(shape, np.float32)
+                value = _shared(self._kept[name])
+                self._binding.bind_ortvalue_input(name, value)
+                self._binding.bind_ortvalue_output(f"new_{name}", value)
+
+    def extend(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run new positions; return their hidden states.
+
+        Args:
+            embeddings: float32 [n, W].
+
+        Returns:
+            float32 [n, W], after the closing norm.
+
+        Raises:
+            ValueError: They are of another width, or do not fit what is left of the capacity.
+        """
+        count, width = embeddings.shape
+        if width != self._decoder.width or self.length + count > self.capacity:
+            raise ValueError(
+                f"{count} embeddings of width {width} do not fit {self.capacity - self.length} "
+                f"free positions of width {self._decoder.width}"
+            )
+        rows = np.ascontiguousarray(embeddings, np.float32)
+        parts = [
+            self._run(rows[start : start + _ROWS_AT_ONCE])
+            for start in range(0, count, _ROWS_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind {self.length} positions to {length}")
+        self.length = length
+
+    def fork(self, capacity: int | None = None) -> Sequence:
+        """Return a sequence of its own that begins like this one.
+
+        Args:
+            capacity: Its capacity; by default this one's.
+
+        Raises:
+            UsageError: As for `Decoder.start`.
+        """
+        other = self._decoder.start(max(capacity or self.capacity, self.length))
+        for name, values in self._kept.items():
+            other._kept[name][:, :, : self.length] = values[:, :, : self.length]
+        other.length = self.length
+        return other
+
+    def _run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        total = self.length + len(rows)
+        # The binding refers to these arrays: they must live until it has run.
+        inputs = {
+            "embeddings": rows[np.newaxis],
+            "last": np.array([total - 1], np.int32),
+            "total": np.array(total, np.int32),
+        }
+        for name, value in inputs.items():
+            self._binding.bind_cpu_input(name, value)
+        hidden: NDArray[np.float32] = np.empty((1, *rows.shape), np.float32)
+        self._binding.bind_ortvalue_output("hidden", _shared(hidden))
+        self._decoder.graph.run_with_iobinding(self._binding)
+        self.length = total
+        found: NDArray[np.float32] = hidden[0]
+        return found
+
+
+def _shared(array: NDArray[np.float32]) -> Any:
+    """Return the runtime's view of an array's own memory."""
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy(array)

@@ -1,0 +1,159 @@
+"""Linear layers of a language model in 8 and in 4 bits.
+
+int8: weights with one scale an output channel, activations with one scale a row. A language
+model's first positions have activations hundreds of times larger than the rest: a range for all
+rows of a call would lose the others, and would make a position's state depend on which others were
+prefilled with it. So every row is divided by its largest magnitude, quantised with a constant
+step, and multiplied back afterwards: streamed and offline stay one computation.
+
+int4: MatMulNBits; weights with a scale and a zero point for every block of inputs of an output,
+activations quantised by the runtime, block by block of a row. Smaller than int8, and slower on
+many rows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_export.graph import MICROSOFT, Graph
+from asa_export.language_model import FloatDecoder
+
+__all__ = ["BLOCK", "Int4Decoder", "Int8Decoder", "pack_int4", "round_rows_to_int8"]
+
+BLOCK: Final = 32
+_INT8_MAX: Final = 127
+_ZERO: Final = 128
+_INT4_MAX: Final = 15
+_COMPUTE_INT8: Final = 4  # MatMulNBits: activations in int8, sums in int32
+_TINY: Final = np.finfo(np.float32).tiny
+
+
+def round_rows_to_int8(
+    weight: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round each row [N, K] to int8; return the steps and the scale of each row, float32 [N]."""
+    scale = np.maximum(np.abs(weight).max(axis=1) / _INT8_MAX, _TINY).astype(np.float32)
+    return np.round(weight / scale[:, None]).astype(np.int8), scale
+
+
+def pack_int4(
+    weight: NDArray[np.float32], block: int = BLOCK
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Round a weight to 4 bits, block by block of its inputs, as MatMulNBits stores it.
+
+    Args:
+        weight: float32 [N, K].
+        block: Inputs that share a scale and a zero point.
+
+    Returns:
+        Steps, two a byte, low half first, uint8 [N, K / block, block / 2], K rounded up to whole
+        blocks; scales, float32 [N, K / block]; zero points, two a byte, uint8
+        [N, ceil(K / block / 2)].
+    """
+    outputs, inputs = weight.shape
+    blocks = -(-inputs // block)
+    padded = np.zeros((outputs, blocks * block), np.float32)
+    padded[:, :inputs] = weight
+    parts = padded.reshape(outputs, blocks, block)
+    low = np.minimum(parts.min(axis=2), 0)  # zero must be a step: what pads a block is zero
+    high = np.maximum(parts.max(axis=2), 0)
+    scale = np.maximum((high - low) / _INT4_MAX, _TINY).astype(np.float32)
+    zero = np.round(-low / scale)
+    steps = np.clip(np.round(parts / scale[..., None]) + zero[..., None], 0, _INT4_MAX)
+    return _nibbles(steps.astype(np.uint8)), scale, _nibbles(zero.astype(np.uint8))
+
+
+def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Put pairs of 4-bit values along the last axis into bytes, the first into the low half."""
+    if values.shape[-1] % 2:
+        values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
+    low, high = values[..., 0::2], values[..., 1::2]
+    packed: NDArray[np.uint8] = np.bitwise_or(low, high * np.uint8(16))
+    return packed
+
+
+class _QuantisedDecoder(FloatDecoder):
+    """Norms in float32; embeddings in int8 with a scale for each token."""
+
+    def table(self, graph: Graph, name: str, ids: str) -> str:
+        """Gather int8 rows and the scale of each."""
+        steps, scale = round_rows_to_int8(graph.array(name))
+        rows = graph.op("Cast", graph.op("Gather", graph.constant(steps, np.int8), ids), to=1)
+        return graph.op("Mul", rows, graph.op("Gather", graph.constant(scale[:, None]), ids))
+
+
+class Int8Decoder(_QuantisedDecoder):
+    """Linear layers in int8, a scale for each row of activations; see the module docstring."""
+
+    def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
+        """Quantise the rows once, then one integer product for each layer."""
+        rows, largest = self._rows(graph, x)
+        results = []
+        for name in names:
+            y = graph.op("Mul", self._product(graph, rows, name), largest)
+            bias = f"{name}.bias"
+            if bias in graph.weights.names():
+                y = graph.op("Add", y, graph.weight(bias))
+            results.append(y)
+        return results
+
+    def gated(self, graph: Graph, x: str, gate: str, up: str, down: str) -> str:
+        """SwiGLU; what `up` lacks of its scale goes straight into the result's."""
+        rows, largest = self._rows(graph, x)
+        opened = graph.op("Mul", self._product(graph, rows, gate), largest)
+        silu = graph.op("QuickGelu", opened, domain=MICROSOFT, alpha=1.0)
+        inner = graph.op("Mul", silu, self._product(graph, rows, up))
+        inner_rows, inner_largest = self._rows(graph, inner)
+        scale = graph.op("Mul", largest, inner_largest)
+        return graph.op("Mul", self._product(graph, inner_rows, down), scale)
+
+    def _rows(self, graph: Graph, x: str) -> tuple[str, str]:
+        """Return rows as uint8 around 128, and the largest magnitude of each, [S, 1]."""
+        axis = graph.constant([-1], np.int64)
+        found = graph.op("ReduceMax", graph.op("Abs", x), axis, keepdims=1)
+        largest = graph.op("Max", found, graph.constant(_TINY))
+        step, zero = graph.constant(1 / _INT8_MAX), graph.constant(_ZERO, np.uint8)
+        return graph.op("QuantizeLinear", graph.op("Div", x, largest), step, zero), largest
+
+    def _product(self, graph: Graph, rows: str, name: str) -> str:
+        steps, scale = round_rows_to_int8(graph.array(f"{name}.weight"))
+        return graph.op(
+            "MatMulIntegerToFloat",
+            rows,
+            graph.constant(steps.T, np.int8),
+            graph.constant(1 / _INT8_MAX),
+            graph.constant(scale),
+            graph.constant(_ZERO, np.uint8),
+            graph.constant(np.zeros(len(scale)), np.int8),
+            domain=MICROSOFT,
+        )
+
+
+class Int4Decoder(_QuantisedDecoder):
+    """Linear layers in 4 bits, a scale and a zero point for each block of inputs."""
+
+    def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
+        """One MatMulNBits for each layer."""
+        return [self._linear(graph, x, name) for name in names]
+
+    def _linear(self, graph: Graph, x: str, name: str) -> str:
+        weight = graph.array(f"{name}.weight")
+        steps, scale, zero = pack_int4(weight)
+        y = graph.op(
+            "MatMulNBits",
+            x,
+            graph.constant(steps, np.uint8),
+            graph.constant(scale.reshape(-1)),
+            graph.constant(zero.reshape(-1), np.uint8),
+            domain=MICROSOFT,
+            N=weight.shape[0],
+            K=weight.shape[1],
+            bits=4,
+            block_size=BLOCK,
+            accuracy_level=_COMPUTE_INT8,
+        )
+        bias = f"{name}.bias"
+        return graph.op("Add", y, graph.weight(bias)) if bias in graph.weights.names() else y

@@ -1,0 +1,167 @@
+"""The language model's graphs compute what Hugging Face's models compute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from language_models import save_model, tiny_model
+from numpy.typing import NDArray
+
+from asa_engine.backends.onnxruntime import session
+from asa_engine.errors import CheckpointError
+from asa_engine.language_model.decoder import Decoder
+from asa_export.language_model import (
+    FloatDecoder,
+    decoder_model,
+    decoder_tensors,
+    tokens_model,
+    vocabulary_model,
+)
+from asa_export.language_model_config import DecoderConfig
+from asa_export.language_model_quantize import (
+    Int4Decoder,
+    Int8Decoder,
+    pack_int4,
+    round_rows_to_int8,
+)
+from asa_export.weights import Weights
+
+# Sums in another order through three layers, hidden states of magnitude 1 to 4.
+FLOAT_TOLERANCE = 3e-5
+LINEARS = {"fp32": FloatDecoder, "int8": Int8Decoder, "int4": Int4Decoder}
+
+
+def embeddings(rows: int, width: int = 64, seed: int = 5) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 1, (rows, width)).astype(np.float32)
+
+
+def export(model: Any, folder: Path, precision: str = "fp32") -> tuple[DecoderConfig, Decoder]:
+    save_model(model, folder)
+    config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
+    weights = Weights(folder / "model.safetensors")
+    weights.check(decoder_tensors(config))
+    graph = decoder_model(config, weights, LINEARS[precision](), positions=200)
+    onnx.save(graph, folder / "decoder.onnx")
+    return config, Decoder.open(folder / "decoder.onnx", threads=1)
+
+
+def reference(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        hidden = model.model(inputs_embeds=torch.from_numpy(rows)[None]).last_hidden_state
+    found: NDArray[np.float32] = hidden[0].numpy()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {}),
+        ("llama", {"head_dim": 32}),
+        ("llama", {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 16}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}),
+        ("llama", {"rms_norm_eps": 0.1}),
+        ("qwen2", {}),
+        ("qwen2", {"num_key_value_heads": 1}),
+    ],
+)
+def test_hidden_states_are_hugging_faces(
+    tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    model = tiny_model(family, **changes)
+    _, decoder = export(model, tmp_path)
+    rows = embeddings(150)
+    found = decoder.start(150).extend(rows)
+    np.testing.assert_allclose(found, reference(model, rows), atol=FLOAT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tokens_and_vocabulary(tmp_path: Path, tied: bool) -> None:
+    model = tiny_model(tie_word_embeddings=tied)
+    config, decoder = export(model, tmp_path)
+    weights, ids = Weights(tmp_path / "model.safetensors"), [3, 95, 0, 41]
+    onnx.save(tokens_model(config, weights, FloatDecoder()), tmp_path / "tokens.onnx")
+    onnx.save(vocabulary_model(config, weights, FloatDecoder()), tmp_path / "vocabulary.onnx")
+    tokens = session(tmp_path / "tokens.onnx", 1)
+    (rows,) = tokens.run(None, {"ids": np.array(ids)})
+    hidden = decoder.start(len(ids)).extend(rows)
+    vocabulary = session(tmp_path / "vocabulary.onnx", 1)
+    (logits,) = vocabulary.run(None, {"hidden": hidden[-1:]})
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0, -1].numpy()
+    np.testing.assert_allclose(logits[0], expected, atol=1e-4, rtol=0)
+
+
+# The noise of rounding random matrices of 64 inputs, through three layers: at 8 bits about 1 % of
+# the states, at 4 bits (16 steps a block) about 20 times that.
+@pytest.mark.parametrize(("precision", "budget"), [("int8", 0.03), ("int4", 0.4)])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_rounded_models_stay_close(
+    tmp_path: Path, family: str, precision: str, budget: float
+) -> None:
+    model = tiny_model(family)
+    _, decoder = export(model, tmp_path, precision)
+    rows = embeddings(60)
+    # A first position far larger than the rest must not cost the others their precision.
+    rows[0] *= 300
+    found, expected = decoder.start(60).extend(rows), reference(model, rows)
+    error = np.sqrt(np.square(found - expected).mean() / np.square(expected).mean())
+    assert 1e-5 < error < budget
+
+
+def test_rounded_embeddings(tmp_path: Path) -> None:
+    model = tiny_model()
+    config, _ = export(model, tmp_path)
+    weights = Weights(tmp_path / "model.safetensors")
+    onnx.save(tokens_model(config, weights, Int8Decoder()), tmp_path / "tokens.onnx")
+    (rows,) = session(tmp_path / "tokens.onnx", 1).run(None, {"ids": np.arange(96)})
+    table = model.model.embed_tokens.weight.detach().numpy()
+    steps = np.abs(table).max(axis=1, keepdims=True) / 127
+    assert (np.abs(rows - table) <= 0.501 * steps).all()
+
+
+def test_rounding_to_int8_keeps_the_largest() -> None:
+    weight = np.array([[0.5, -2.0, 1.0], [0.0, 0.0, 0.0]], np.float32)
+    steps, scale = round_rows_to_int8(weight)
+    np.testing.assert_array_equal(steps, [[32, -127, 64], [0, 0, 0]])
+    np.testing.assert_allclose(scale[0], 2 / 127, rtol=1e-6)
+
+
+@pytest.mark.parametrize("inputs", [32, 64, 96, 40])
+def test_int4_is_within_half_a_step(inputs: int) -> None:
+    weight = np.random.default_rng(2).normal(0.3, 1, (5, inputs)).astype(np.float32)
+    packed, scale, zero = pack_int4(weight)
+    blocks = scale.shape[1]
+    steps = np.stack([packed & 15, packed >> 4], axis=-1).reshape(5, blocks, 32).astype(np.float32)
+    zeros = np.stack([zero & 15, zero >> 4], axis=-1).reshape(5, -1)[:, :blocks, None]
+    found = ((steps - zeros) * scale[..., None]).reshape(5, -1)[:, :inputs]
+    # Half a step for a value, half for the zero point.
+    assert (np.abs(found - weight) <= 1.001 * np.repeat(scale, 32, axis=1)[:, :inputs]).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_type", "gpt2"),
+        ("hidden_act", "gelu"),
+        ("mlp_bias", True),
+        ("attention_bias", True),
+        ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("num_key_value_heads", 3),
+        ("num_hidden_layers", None),
+        ("head_dim", 15),
+        ("rms_norm_eps", 0.0),
+    ],
+)
+def test_other_architectures_are_refused(field: str, value: object) -> None:
+    fields = {**tiny_model().config.to_dict(), field: value}
+    if field == "rope_scaling":
+        del fields["rope_parameters"]
+    with pytest.raises(CheckpointError, match="config field"):
+        DecoderConfig.from_hugging_face(fields)

@@ -1,0 +1,44 @@
+"""Language models of tiny shape with random weights, for tests of shapes and parity."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+SHAPE = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 160,
+    "max_position_embeddings": 256,
+}
+FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config}
+
+
+def tiny_model(family: str = "llama", **changes: Any) -> Any:
+    """Return a random `...ForCausalLM`, in evaluation mode, whose tensors are all unlike."""
+    torch.manual_seed(11)
+    config = FAMILIES[family](**{**SHAPE, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def save_model(model: Any, folder: Path) -> Path:
+    """Write `config.json` and `model.safetensors` as Hugging Face names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    return folder
