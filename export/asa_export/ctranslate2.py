@@ -29,7 +29,7 @@ __all__ = ["WordParity", "check_words", "convert_whisper", "word_errors"]
 PRECISIONS: Final = ("fp32", "int8")
 MAX_WORD_CHANGES: Final = 0.05
 
-_FILES: Final = ("config.json", "vocabulary.json", "vocabulary.txt", "tokenizer.json")
+_FILES: Final = ("config.json", "vocabulary.json", "vocabulary.txt")
 _TYPE_IDS: Final = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 _WHISPER_REVISION: Final = 3
 # Weights that CTranslate2 multiplies with; the projection to tokens is the embeddings' alias.

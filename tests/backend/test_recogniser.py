@@ -1,0 +1,140 @@
+"""The recogniser with Whisper tiny.en: real learners, sounds without words, the reference."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import audio_samples as made
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from asa_engine.backbones import backbone_folder
+from asa_engine.errors import BackendError, CheckpointError
+from asa_engine.manifest import read_manifest
+from asa_engine.recogniser import Recogniser, Transcript, whisper
+from asa_engine.recogniser.whisper import Whisper
+
+pytest.importorskip("ctranslate2")
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    try:
+        return backbone_folder("whisper-tiny.en")
+    except CheckpointError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def recogniser(folder: Path) -> Recogniser:
+    return Recogniser.open(folder)
+
+
+@pytest.fixture(scope="module")
+def recordings(corpus: Path) -> list[NDArray[np.float32]]:
+    return [_read(u.audio) for u in read_manifest(corpus / "train.jsonl")[40:2500:350]]
+
+
+def _read(path: Path) -> NDArray[np.float32]:
+    samples: NDArray[np.float32] = soundfile.read(path, dtype="float32")[0]
+    return samples
+
+
+def _hear(recogniser: Recogniser, samples: NDArray[np.float32], chunk: int = 10**9) -> Transcript:
+    recognition = recogniser.start()
+    for start in range(0, len(samples), chunk):
+        recognition.push(samples[start : start + chunk])
+    return recognition.finish()
+
+
+def test_learners_are_heard_with_times_and_probabilities(
+    recogniser: Recogniser, recordings: list[NDArray[np.float32]]
+) -> None:
+    for samples in recordings:
+        transcript = _hear(recogniser, samples)
+        assert transcript.words
+        assert transcript.reasons == ()
+        assert transcript.text == " ".join(word.text for word in transcript.words)
+        times = [t for word in transcript.words for t in (word.start_s, word.end_s)]
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert times[-1] <= len(samples) / RATE
+        assert all(0 <= (word.probability or 0) <= 1 for word in transcript.words)
+
+
+def test_the_words_do_not_depend_on_chunks_or_threads(
+    recogniser: Recogniser, folder: Path, recordings: list[NDArray[np.float32]]
+) -> None:
+    pause = np.zeros(RATE, np.float32)
+    speech = np.concatenate([part for samples in recordings[:4] for part in (samples, pause)])
+    whole = _hear(recogniser, speech)
+    assert len(whole.words) > 10
+    assert _hear(recogniser, speech, 777) == whole
+    assert _hear(recogniser, speech, RATE) == whole
+    assert _hear(Recogniser.open(folder, threads=2), speech).text == whole.text
+
+
+def test_with_full_windows_it_hears_what_the_reference_hears(
+    folder: Path, recordings: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    from asa_engine.recogniser.reference import open_reference
+
+    monkeypatch.setattr(whisper, "MIN_WINDOW_S", 30.0)
+    ours = Whisper.open(folder, precision="fp32", threads=1)
+    reference = open_reference(folder)
+    for samples in recordings[:3]:
+        assert ours.hear(samples).text == reference.hear(samples)
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        np.zeros(0, np.float32),
+        np.zeros(5 * RATE, np.float32),
+        made.noise(10.0),
+        made.noise(10.0, -12.0, "pink"),
+        made.melody(10.0),
+        made.tone(10.0),
+        made.silence(40.0),
+    ],
+    ids=["nothing", "zeros", "white noise", "loud pink noise", "melody", "tone", "dither"],
+)
+def test_sounds_without_words_are_no_words(
+    recogniser: Recogniser, sound: NDArray[np.float32]
+) -> None:
+    transcript = _hear(recogniser, sound)
+    assert transcript.words == ()
+    assert transcript.reasons == ("no_words",)
+
+
+def test_the_model_alone_writes_no_words_over_silence_and_noise(folder: Path) -> None:
+    model = Whisper.open(folder, precision="int8", threads=1)
+    for sound in (np.zeros(5 * RATE, np.float32), made.noise(10.0), made.noise(9.0, -12.0, "pink")):
+        assert model.hear(sound).words == ()
+
+
+def test_a_window_is_bounded(folder: Path) -> None:
+    model = Whisper.open(folder, precision="int8", threads=1)
+    with pytest.raises(ValueError, match="at most 480000"):
+        model.hear(np.zeros(480_001, np.float32))
+    with pytest.raises(ValueError, match="finite"):
+        model.hear(np.full(RATE, np.nan, np.float32))
+
+
+def test_broken_folders_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="not bf16"):
+        Recogniser.open(folder, precision="bf16")
+    with pytest.raises(CheckpointError):
+        Recogniser.open(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    weights = (broken / "model.bin").read_bytes()
+    (broken / "model.bin").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError):
+        Recogniser.open(broken)
