@@ -1,0 +1,255 @@
+"""The text grader in PyTorch: the reference that every export is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from logging import ERROR
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+from transformers.utils import logging
+
+from asa_engine.errors import CheckpointError
+from asa_engine.files import atomic_folder
+from asa_engine.graders.text.config import BertShape, TextConfig
+from asa_engine.graders.text.transcript import TOKENIZER_NAME
+
+__all__ = ["TextGrader", "bert_config", "load_bert", "masked_mean", "quiet", "shape_of"]
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "weights.safetensors"
+LAYER_NORM_EPSILON = 1e-12
+BERT_PREFIX = "bert."
+
+
+class TextGrader(nn.Module):
+    """Word pieces -> BERT -> mean over the pieces -> dropout -> linear -> classes (system S1).
+
+    Args:
+        config: Shapes, classes and scale.
+        bert: Hugging Face's encoder, without its pooler; random weights by default.
+    """
+
+    def __init__(self, config: TextConfig, bert: BertModel | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(bert_config(config.encoder), False) if bert is None else bert
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.encoder.width, len(config.classes))
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.class_scores: Tensor
+        self.register_buffer("class_scores", torch.tensor(config.class_scores), persistent=False)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return logits.
+
+        Args:
+            ids: Word pieces with both marks, int64 [B, T].
+            mask: 1 where there is a piece, 0 in the padding, int64 [B, T].
+
+        Returns:
+            float32 [B, C]; nothing is added to them outside of training's objective.
+        """
+        hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.classify(masked_mean(hidden, mask))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Return the logits [B, C] of mean encoder outputs [B, D]."""
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+    def expected_score(self, logits: Tensor) -> Tensor:
+        """Return sum_k p_k s_k, held to the scale, [B]."""
+        aspect = self.config.aspect
+        expected = logits.softmax(-1) @ self.class_scores.to(logits)
+        return expected.clamp(aspect.scale_min, aspect.scale_max)
+
+    def tuned(self) -> dict[str, nn.Parameter]:
+        """Return what training changes, by name: the top layers of BERT and the head."""
+        first = self.config.encoder.layers - self.config.tuned_layers
+        layers = tuple(
+            f"{BERT_PREFIX}encoder.layer.{i}." for i in range(first, self.config.encoder.layers)
+        )
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name.startswith((*layers, "head."))
+        }
+
+    def round_halves(self) -> None:
+        """Round BERT's tuned weights to float16, as they are stored; figures come after it."""
+        with torch.no_grad():
+            for name, parameter in self.tuned().items():
+                if name.startswith(BERT_PREFIX):
+                    parameter.copy_(parameter.half().float())
+
+    def save(
+        self,
+        folder: Path,
+        extra: Mapping[str, str] = MappingProxyType({}),
+        *,
+        tokenizer: Path | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write a checkpoint: `config.json`, `weights.safetensors`, and other text files.
+
+        Args:
+            folder: What is made, whole or not at all.
+            extra: File name -> text.
+            tokenizer: The `tokenizer.json` to put in, where the checkpoint holds all of BERT.
+            overwrite: Replace what stands there.
+        """
+        tuned = self.tuned()
+        state = self.state_dict() if self.config.is_whole else tuned
+        stored = {
+            name: value.detach().half()
+            if name in tuned and name.startswith(BERT_PREFIX)
+            else value.detach()
+            for name, value in state.items()
+        }
+        with atomic_folder(folder, overwrite=overwrite) as work:
+            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
+            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
+            contiguous = {name: value.contiguous() for name, value in stored.items()}
+            (work / WEIGHTS_NAME).write_bytes(save(contiguous, {"format": "pt"}))
+            if tokenizer is not None and self.config.is_whole:
+                shutil.copyfile(tokenizer, work / TOKENIZER_NAME)
+            for name, content in extra.items():
+                (work / name).write_text(content, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Path | None = None) -> Self:
+        """Read a checkpoint, in evaluation mode, weights as float32.
+
+        Args:
+            folder: The checkpoint.
+            backbone: Folder of the BERT that it was tuned from; not needed where the checkpoint
+                holds all of it.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or names, shapes or values do not fit.
+        """
+        folder = Path(folder)
+        config = TextConfig.load(folder)
+        grader = cls(config, None if backbone is None or config.is_whole else load_bert(backbone))
+        if shape_of(grader.bert.config) != config.encoder:
+            raise CheckpointError(
+                f"{backbone} is not of the shape that {folder} was trained from",
+                mend=f"fetch the backbone {config.backbones.get('text_encoder')!r} again",
+            )
+        path = folder / WEIGHTS_NAME
+        state = _read(path)
+        wanted = grader.state_dict() if config.is_whole else grader.tuned()
+        _check_state(path, wanted, state)
+        grader.load_state_dict(state, strict=False)
+        return grader.eval()
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of [B, T, D] over the steps where mask [B, T] is 1, [B, D]."""
+    kept = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * kept).sum(1) / kept.sum(1)
+
+
+def load_bert(source: str | Path) -> BertModel:
+    """Read Hugging Face's BERT from a folder, or from the hub by name, without its pooler.
+
+    Its weights become float32, whatever they are stored as; it is in evaluation mode.
+
+    Raises:
+        CheckpointError: It is not there, or is not a BERT.
+    """
+    try:
+        # Eager attention: plain sums, which is what a reference is for.
+        with quiet():
+            model: BertModel = BertModel.from_pretrained(
+                str(source), add_pooling_layer=False, attn_implementation="eager"
+            )
+    except Exception as failure:  # transformers raises whatever its many readers raise
+        raise CheckpointError(
+            f"{source} cannot be read as a BERT: {failure}",
+            mend="pass a folder or hub name of a BertModel",
+        ) from None
+    if model.config.model_type != "bert" or model.config.hidden_act != "gelu":
+        raise CheckpointError(
+            f"{source} is a {model.config.model_type} with {model.config.hidden_act}, not a BERT"
+        )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from reporting the pooler, which is left out on purpose."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(ERROR)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def shape_of(config: BertConfig) -> BertShape:
+    """Return the shape that a Hugging Face configuration states."""
+    return BertShape(
+        vocabulary=config.vocab_size,
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        ffn=config.intermediate_size,
+        positions=config.max_position_embeddings,
+        segments=config.type_vocab_size,
+    )
+
+
+def bert_config(shape: BertShape) -> BertConfig:
+    """Return Hugging Face's configuration of a shape."""
+    return BertConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.ffn,
+        max_position_embeddings=shape.positions,
+        type_vocab_size=shape.segments,
+        layer_norm_eps=LAYER_NORM_EPSILON,
+        attn_implementation="eager",  # type: ignore[call-arg]  # taken by the base class
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return {name: value.to(torch.float32, copy=True) for name, value in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
+        ) from None
+
+
+def _check_state(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    mend = "weights and config.json are not of one checkpoint, or the file is damaged"
+    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
+        if names:
+            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
+    for name, value in found.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
+            )
+        if not math.isfinite(float(value.sum())):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)

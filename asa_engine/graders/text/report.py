@@ -1,0 +1,160 @@
+"""The comparison's figures: each objective over its seeds, and confusion matrices as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.graders.text.config import TextConfig
+from asa_engine.graders.text.corpus import Side
+from asa_engine.metrics import accuracy, confusion, macro_accuracy, macro_f1, pcc, rmse
+
+__all__ = ["confusion_svg", "error_by_duration", "expected_scores", "figures", "summary"]
+
+DURATION_BINS = 4
+MIN_BIN = 20
+_CELL, _LEFT, _TOP, _GAP = 64, 70, 76, 40
+
+
+def figures(logits: NDArray[np.float64], dev: Side, config: TextConfig) -> dict[str, float]:
+    """Return one run's figures on the dev side.
+
+    Accuracy, macro accuracy and macro F1 are of the likeliest class; correlation and error are of
+    the expected score against the experts' score, not against its class.
+
+    Args:
+        logits: [n, C].
+        dev: The dev side, n.
+        config: The grader's.
+    """
+    counts = confusion(logits.argmax(axis=1), dev.labels, len(config.classes))
+    expected = expected_scores(logits, config)
+    return {
+        "accuracy": accuracy(counts),
+        "macro_accuracy": macro_accuracy(counts),
+        "macro_f1": macro_f1(counts),
+        "pcc": pcc(expected, dev.scores),
+        "rmse": rmse(expected, dev.scores),
+    }
+
+
+def expected_scores(logits: NDArray[np.float64], config: TextConfig) -> NDArray[np.float64]:
+    """Return sum_k p_k s_k of each row, held to the scale, [n]."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share = powers / powers.sum(axis=1, keepdims=True)
+    aspect = config.aspect
+    scores: NDArray[np.float64] = (share @ np.array(config.class_scores)).clip(
+        aspect.scale_min, aspect.scale_max
+    )
+    return scores
+
+
+def summary(
+    logits: Mapping[str, NDArray[np.float64]], dev: Side, config: TextConfig
+) -> dict[str, Any]:
+    """Return every objective's figures: each run, mean and deviation, confusion over all runs.
+
+    The deviation is that of a sample (n - 1); None for a single run. `baseline` always says the
+    commonest class and the mean score of the dev side: what can be had without reading.
+
+    Args:
+        logits: Objective -> [runs, n, C].
+        dev: The dev side, n.
+        config: The grader's.
+    """
+    objectives: dict[str, Any] = {}
+    confusions: dict[str, list[list[int]]] = {}
+    for name, runs in logits.items():
+        found = [figures(run, dev, config) for run in runs]
+        objectives[name] = {
+            metric: {
+                "mean": round(float(np.mean([run[metric] for run in found])), 4),
+                "deviation": round(float(np.std([run[metric] for run in found], ddof=1)), 4)
+                if len(found) > 1
+                else None,
+                "runs": [round(run[metric], 4) for run in found],
+            }
+            for metric in found[0]
+        }
+        counts = [confusion(run.argmax(axis=1), dev.labels, len(config.classes)) for run in runs]
+        confusions[name] = np.sum(counts, axis=0).tolist()
+    commonest = np.bincount(dev.labels, minlength=len(config.classes)).argmax()
+    always = confusion(np.full(len(dev), commonest), dev.labels, len(config.classes))
+    return {
+        "objectives": objectives,
+        "baseline": {
+            "accuracy": round(accuracy(always), 4),
+            "macro_accuracy": round(macro_accuracy(always), 4),
+            "macro_f1": round(macro_f1(always), 4),
+            "rmse": round(float(dev.scores.std()), 4),
+        },
+        "confusion": confusions,
+    }
+
+
+def error_by_duration(dev: Side, predicted: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
+    """Return the expected error by seconds of speech, for `AspectConfig.sd`.
+
+    The dev recordings are cut into quarters by duration; each gives its median duration and the
+    root of its mean squared error. Empty where the manifest states no durations.
+    """
+    seconds = np.array([float(u.extra.get("duration", np.nan)) for u in dev.utterances])
+    if not np.isfinite(seconds).all():
+        return ()
+    bins = DURATION_BINS if len(dev) >= DURATION_BINS * MIN_BIN else 1
+    table = {
+        round(float(np.median(seconds[part])), 2): round(rmse(predicted[part], dev.scores[part]), 3)
+        for part in np.array_split(np.argsort(seconds, kind="stable"), bins)
+    }
+    return tuple(sorted(table.items()))
+
+
+def confusion_svg(confusions: Mapping[str, Sequence[Sequence[int]]], classes: Sequence[str]) -> str:
+    """Draw confusion matrices side by side, two a row: true class down, said class across.
+
+    Cells hold counts over all runs; the shade is the share of the true class.
+    """
+    side = _CELL * len(classes)
+    width, height = _LEFT + side + _GAP, _TOP + side + _GAP
+    rows = -(-len(confusions) // 2)
+    columns = min(2, len(confusions))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns * width} {rows * height}" '
+        'font-family="sans-serif" font-size="14" role="img">',
+        "<title>Confusion matrices: true class down, said class across</title>",
+        f'<rect width="{columns * width}" height="{rows * height}" fill="#fff"/>',
+    ]
+    for index, (name, counts) in enumerate(confusions.items()):
+        x, y = (index % 2) * width, (index // 2) * height
+        parts.append(f'<g transform="translate({x} {y})">{_matrix(name, counts, classes)}</g>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    middle = _LEFT + _CELL * len(classes) / 2
+    parts = [
+        f'<text x="{middle}" y="24" text-anchor="middle" font-weight="bold">{escape(name)}</text>',
+        f'<text x="{middle}" y="46" text-anchor="middle" fill="#555">said class</text>',
+    ]
+    for column, label in enumerate(classes):
+        x = _LEFT + _CELL * (column + 0.5)
+        parts.append(f'<text x="{x}" y="{_TOP - 8}" text-anchor="middle">{escape(label)}</text>')
+    for row, (label, values) in enumerate(zip(classes, counts, strict=True)):
+        y = _TOP + _CELL * row
+        base = y + _CELL / 2 + 5
+        parts.append(f'<text x="{_LEFT - 8}" y="{base}" text-anchor="end">{escape(label)}</text>')
+        for column, count in enumerate(values):
+            share = count / max(1, sum(values))
+            x = _LEFT + _CELL * column
+            ink = "#fff" if share > 0.55 else "#000"
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_CELL - 2}" fill="#1f4e8c" '
+                f'fill-opacity="{0.04 + 0.96 * share:.3f}"/>'
+                f'<text x="{x + _CELL / 2 - 1}" y="{base}" text-anchor="middle" '
+                f'fill="{ink}">{count}</text>'
+            )
+    return "".join(parts)

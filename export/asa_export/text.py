@@ -1,0 +1,143 @@
+"""Export of the text grader: recogniser, text encoder and head, for every variant.
+
+Every variant hears the same words: the recogniser stays as it is in all of them. The text encoder
+is a graph for ONNX Runtime or files of CTranslate2; the head is the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from safetensors.torch import save
+from transformers import BertModel
+
+from asa_engine.backbones import BACKBONES, backbone_folder
+from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.graders.text.config import TextConfig
+from asa_engine.graders.text.model import TextGrader, bert_config, quiet
+from asa_engine.graders.text.transcript import TOKENIZER_NAME
+from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors
+from asa_export.exporter import Exporter, Variant
+from asa_export.parity import REFERENCE
+from asa_export.speech import Speech
+from asa_export.weights import Weights
+
+__all__ = ["EXPORTER"]
+
+ENCODER = "text_encoder"
+BERT_NAME = "bert.safetensors"
+REPORT_NAME = "training.json"
+RECOGNISER = "recogniser"
+
+
+def _validate(opened: Bundle) -> TextConfig:
+    """Check that the source holds a whole, finite text grader."""
+    config = TextConfig.from_dict(opened.config)
+    _load(opened, config)
+    return config
+
+
+def _build(
+    opened: Bundle,
+    config: TextConfig,
+    work: Path,
+    variants: Sequence[Variant],
+    speech: Speech,
+) -> Stages:
+    """Write every artifact; return the stages that they serve."""
+    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT_NAME):
+        if (opened.path / file).is_file():
+            shutil.copyfile(opened.path / file, work / file)
+    grader = _load(opened, config)
+    folder = work / ENCODER
+    folder.mkdir()
+    shutil.copyfile(_tokenizer(opened, config), folder / TOKENIZER_NAME)
+    stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
+    if config.is_whole:
+        shutil.copyfile(folder / TOKENIZER_NAME, work / TOKENIZER_NAME)
+    words = _recogniser(config.backbones[RECOGNISER], work / RECOGNISER)
+    for backend, precision in variants:
+        write = _onnx if backend == "onnxruntime" else _ctranslate2
+        files = {
+            RECOGNISER: words,
+            ENCODER: write(grader, folder, precision),
+            "head": WEIGHTS_NAME,
+        }
+        for stage, file in files.items():
+            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = file
+    return stages
+
+
+def _recogniser(name: str, target: Path) -> str:
+    """Copy the recogniser, which every variant runs; return its model's path in the bundle."""
+    source = backbone_folder(name)
+    for file in BACKBONES[name].files:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, target / file)
+    return f"{RECOGNISER}/model.bin"
+
+
+def _load(opened: Bundle, config: TextConfig) -> TextGrader:
+    backbone = None if config.is_whole else backbone_folder(config.backbones[ENCODER])
+    return TextGrader.load(opened.path, backbone)
+
+
+def _tokenizer(opened: Bundle, config: TextConfig) -> Path:
+    if config.is_whole:
+        return opened.path / TOKENIZER_NAME
+    return backbone_folder(config.backbones[ENCODER]) / TOKENIZER_NAME
+
+
+def _onnx(grader: TextGrader, folder: Path, precision: str) -> str:
+    """Write BERT as a graph; at float32 its weights lie beside it."""
+    shape = grader.config.encoder
+    state = {name: value.contiguous() for name, value in grader.bert.state_dict().items()}
+    file = folder / f"{precision}.onnx"
+    tensors = folder / BERT_NAME
+    new = not tensors.exists()
+    if new:
+        tensors.write_bytes(save(state))
+    weights = Weights(tensors)
+    weights.check(expected_tensors(shape))
+    parts = FloatBert() if precision == "fp32" else Int8Bert()
+    onnx.save(bert_model(shape, weights, parts), file)
+    if new and precision != "fp32":
+        tensors.unlink()
+    return f"{ENCODER}/{file.name}"
+
+
+def _ctranslate2(grader: TextGrader, folder: Path, precision: str) -> str:
+    """Write BERT as CTranslate2's converter does."""
+    from ctranslate2.converters import TransformersConverter
+
+    # The converter wants a pooler, which the grader does not use: one of zeros.
+    config = bert_config(grader.config.encoder)
+    config.position_embedding_type = "absolute"  # which the converter asks for
+    full = BertModel(config, add_pooling_layer=True)
+    full.load_state_dict(grader.bert.state_dict(), strict=False)
+    assert full.pooler is not None
+    torch.nn.init.zeros_(full.pooler.dense.weight)
+    torch.nn.init.zeros_(full.pooler.dense.bias)
+    target = folder / f"ctranslate2-{precision}"
+    with tempfile.TemporaryDirectory() as made, quiet():
+        full.save_pretrained(made)
+        shutil.copyfile(folder / TOKENIZER_NAME, Path(made) / TOKENIZER_NAME)
+        kind = {"fp32": "float32", "int8": "int8"}[precision]
+        TransformersConverter(made).convert(str(target), quantization=kind)
+    return f"{ENCODER}/{target.name}/model.bin"
+
+
+EXPORTER = Exporter(
+    targets={
+        "onnx": ("onnxruntime", ("fp32", "int8")),
+        "ctranslate2": ("ctranslate2", ("fp32", "int8")),
+    },
+    validate=_validate,
+    build=_build,
+    timed="8 s of speech, transcribed and graded",
+)
