@@ -171,13 +171,11 @@ NB_MODULE(_kernels, m) {
   m.def(
       "log_mel",
       [](Samples samples, int n_mels) {
-        asa::LogMelWindow window(n_mels,
-                                 samples.size() > asa::kEdge ? samples.size() : asa::kEdge + 1);
-        {
-          nb::gil_scoped_release release;
-          window.push(samples.data(), samples.size());
-        }
-        return close_window(window);
+        asa::check_log_mel(n_mels, samples.data(), samples.size());
+        Matrix out = new_matrix(n_mels, samples.size() / asa::kHop);
+        nb::gil_scoped_release release;
+        asa::log_mel(n_mels, samples.data(), samples.size(), out.data());
+        return out;
       },
       "samples"_a.noconvert(), "n_mels"_a);
   m.def(

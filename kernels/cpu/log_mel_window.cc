@@ -1,6 +1,8 @@
 // The state of one window, and the constant tables; nothing here depends on the instruction set.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -22,6 +24,44 @@ double mel_to_hertz(double mel) {
 double hertz_to_mel(double hertz) {
   return hertz < 1000.0 ? 3.0 * hertz / 200.0
                         : 15.0 + 27.0 * std::log(hertz / 1000.0) / std::log(6.4);
+}
+
+// Infinity and NaN have every exponent bit set; integers, unlike float sums, go many at a time.
+void check_finite(const float* samples, std::size_t count) {
+  constexpr std::uint32_t exponent = 0x7f800000;
+  std::uint32_t bad = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, samples + i, sizeof(bits));
+    bad |= (bits & exponent) == exponent;
+  }
+  if (bad) throw std::invalid_argument("samples must be finite");
+}
+
+void check_enough(std::size_t count) {
+  if (count <= kEdge) {
+    throw std::invalid_argument("a log-mel window needs more than " + std::to_string(kEdge) +
+                                " samples to mirror its edges, and has " + std::to_string(count));
+  }
+}
+
+// The largest of `count` floats, none of them NaN: in lanes, so that it is no chain of comparisons.
+float largest(const float* x, std::size_t count, float top) {
+  constexpr std::size_t lanes = 16;
+  float tops[lanes];
+  std::fill(tops, tops + lanes, top);
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    for (std::size_t j = 0; j < lanes; ++j) tops[j] = x[i + j] > tops[j] ? x[i + j] : tops[j];
+  }
+  for (; i < count; ++i) tops[0] = std::max(tops[0], x[i]);
+  return *std::max_element(tops, tops + lanes);
+}
+
+// Floors a row 80 dB below the window's top and scales it as Whisper wants it.
+void finish_row(const float* row, int count, float top, float* out) {
+  const float floor = top - 8.0f;
+  for (int t = 0; t < count; ++t) out[t] = (std::max(row[t], floor) + 4.0f) / 4.0f;
 }
 
 }  // namespace
@@ -84,10 +124,7 @@ void LogMelWindow::push(const float* samples, std::size_t count) {
                                 std::to_string(window_samples_ - count_) +
                                 " more samples, not for " + std::to_string(count));
   }
-  // x - x is 0 for finite x and NaN otherwise.
-  float nothing = 0.0f;
-  for (std::size_t i = 0; i < count; ++i) nothing += samples[i] - samples[i];
-  if (!(nothing == 0.0f)) throw std::invalid_argument("samples must be finite");
+  check_finite(samples, count);
 
   float* const start = padded_.data() + kEdge;
   if (count) std::memcpy(start + count_, samples, count * sizeof(float));
@@ -103,12 +140,7 @@ void LogMelWindow::push(const float* samples, std::size_t count) {
   }
 }
 
-void LogMelWindow::check_closable() const {
-  if (count_ <= kEdge) {
-    throw std::invalid_argument("a log-mel window needs more than " + std::to_string(kEdge) +
-                                " samples to mirror its edges, and has " + std::to_string(count_));
-  }
-}
+void LogMelWindow::check_closable() const { check_enough(count_); }
 
 void LogMelWindow::close(float* out) {
   check_closable();
@@ -121,12 +153,11 @@ void LogMelWindow::close(float* out) {
   float top = -std::numeric_limits<float>::infinity();
   for (int m = 0; m < plan_.n_mels; ++m) {
     const float* row = log_power_.data() + static_cast<std::size_t>(m) * stride_;
-    for (int t = 0; t < total; ++t) top = std::max(top, row[t]);
+    top = largest(row, total, top);
   }
-  const float floor = top - 8.0f;
   for (int m = 0; m < plan_.n_mels; ++m) {
     const float* row = log_power_.data() + static_cast<std::size_t>(m) * stride_;
-    for (int t = 0; t < total; ++t) *out++ = (std::max(row[t], floor) + 4.0f) / 4.0f;
+    finish_row(row, total, top, out + static_cast<std::size_t>(m) * total);
   }
   reset();
 }
@@ -139,6 +170,45 @@ void LogMelWindow::reset() {
 void LogMelWindow::run_block(int first_frame, int frames) {
   kernels().log_mel_block(plan_, padded_.data() + static_cast<std::size_t>(first_frame) * kHop,
                           frames, log_power_.data() + first_frame, stride_);
+}
+
+void check_log_mel(int n_mels, const float* samples, std::size_t count) {
+  if (n_mels < 1 || n_mels > kMaxMels) static_cast<void>(LogMelPlan(n_mels));  // throws
+  check_enough(count);
+  check_finite(samples, count);
+}
+
+void log_mel(int n_mels, const float* samples, std::size_t count, float* out) {
+  const LogMelPlan plan(n_mels);
+  const int total = static_cast<int>(count / kHop);
+  const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(count);
+  constexpr int span = (kFrameBlock - 1) * kHop + kFft;
+  for (int first = 0; first < total; first += kFrameBlock) {
+    const int frames = std::min(kFrameBlock, total - first);
+    const std::ptrdiff_t start = static_cast<std::ptrdiff_t>(first) * kHop - kEdge;
+    if (frames == kFrameBlock && start >= 0 && start + span <= size) {
+      kernels().log_mel_block(plan, samples + start, frames, out + first, total);
+      continue;
+    }
+    // Blocks at the edges: mirrored samples, and rows that end before the block does.
+    float mirrored[span];
+    for (int i = 0; i < (frames - 1) * kHop + kFft; ++i) {
+      const std::ptrdiff_t at = std::abs(start + i);
+      mirrored[i] = samples[at < size ? at : 2 * (size - 1) - at];
+    }
+    float block[kMaxMels * kFrameBlock];
+    kernels().log_mel_block(plan, mirrored, frames, block, kFrameBlock);
+    for (int m = 0; m < n_mels; ++m) {
+      std::memcpy(out + static_cast<std::size_t>(m) * total + first, block + m * kFrameBlock,
+                  sizeof(float) * frames);
+    }
+  }
+  const std::size_t all = static_cast<std::size_t>(total) * n_mels;
+  const float top = largest(out, all, -std::numeric_limits<float>::infinity());
+  for (int m = 0; m < n_mels; ++m) {
+    float* row = out + static_cast<std::size_t>(m) * total;
+    finish_row(row, total, top, row);
+  }
 }
 
 }  // namespace asa

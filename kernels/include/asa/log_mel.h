@@ -64,4 +64,11 @@ class LogMelWindow {
   std::vector<float> log_power_;
 };
 
+// Throws std::invalid_argument if a window of these samples has no log-mel.
+void check_log_mel(int n_mels, const float* samples, std::size_t count);
+
+// The log-mel of a whole window, [n_mels][count / kHop], bit-equal to LogMelWindow's: samples are
+// read where they are, and nothing but `out` is written. check_log_mel() comes first.
+void log_mel(int n_mels, const float* samples, std::size_t count, float* out);
+
 }  // namespace asa
