@@ -20,8 +20,9 @@ FATAL: Final = REASONS[:3]
 # Whisper's own rule for a window without speech.
 NO_SPEECH_PROBABILITY: Final = 0.6
 NO_SPEECH_LOG_PROBABILITY: Final = -1.0
-# Below this the words are guesses.
-MIN_LOG_PROBABILITY: Final = -2.0
+# Words are guesses where log-probability - NO_SPEECH_WEIGHT * no-speech probability is below this.
+NO_SPEECH_WEIGHT: Final = 4.0
+MIN_CERTAINTY: Final = -2.4
 # zlib takes English sentences to 0.9 of themselves or more when short, loops to a third.
 MAX_COMPRESSION_RATIO: Final = 2.4
 # Nobody speaks faster; the fastest learner reads four words a second.
@@ -62,7 +63,7 @@ class Doubts:
         """
         found = []
         if words and (
-            self.log_probability < MIN_LOG_PROBABILITY
+            self.log_probability - NO_SPEECH_WEIGHT * self.no_speech < MIN_CERTAINTY
             or compression_ratio(" ".join(words)) > MAX_COMPRESSION_RATIO
             or len(words) > 2 + MAX_WORDS_PER_SPEECH_S * speech_s
         ):
