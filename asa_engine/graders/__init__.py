@@ -25,6 +25,7 @@ __all__ = ["GRADERS", "GraderEntry", "Run", "grader_entry"]
 
 GRADERS = {
     "acoustic": "asa_engine.graders.acoustic.runtime:ENTRY",
+    "text": "asa_engine.graders.text.runtime:ENTRY",
     "multi_aspect": "asa_engine.graders.multi_aspect.runtime:ENTRY",
 }
 

@@ -44,6 +44,7 @@ __all__ = [
 CARD_NAME = "MODEL_CARD.md"
 EXPORTERS = {
     "acoustic": "asa_export.acoustic:EXPORTER",
+    "text": "asa_export.text:EXPORTER",
     "multi_aspect": "asa_export.multi_aspect:EXPORTER",
 }
 """Grader -> its exporter."""
