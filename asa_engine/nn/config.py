@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["WhisperEncoderConfig"]
+__all__ = ["LanguageModelConfig", "WhisperEncoderConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,28 @@ class WhisperEncoderConfig:
     heads: int = 6
     ffn: int = 1536
     positions: int = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelConfig:
+    """Shape of a decoder-only language model; the defaults are SmolLM2-135M's.
+
+    Attributes:
+        family: As Hugging Face names it, such as `llama`.
+        vocabulary: Tokens.
+        width: Hidden width W.
+        layers: Number of Transformer layers.
+        heads: Attention heads of the queries.
+        key_value_heads: Attention heads of keys and values.
+        ffn: Inner width of the feed-forward blocks.
+        positions: Longest sequence.
+    """
+
+    family: str = "llama"
+    vocabulary: int = 49_152
+    width: int = 576
+    layers: int = 30
+    heads: int = 9
+    key_value_heads: int = 3
+    ffn: int = 1536
+    positions: int = 8192

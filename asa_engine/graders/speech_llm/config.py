@@ -1,0 +1,349 @@
+"""Configuration of the speech LLM: everything but the weights, validated, without PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from asa_engine.errors import CheckpointError
+from asa_engine.files import read_json
+from asa_engine.graders.aspects import AspectConfig, parse_aspects
+from asa_engine.graders.fields import ascending, bad, check_names, integer, number
+from asa_engine.nn.config import LanguageModelConfig, WhisperEncoderConfig
+
+__all__ = ["LoraConfig", "PromptConfig", "SpeechLLMConfig"]
+
+GRADER = "speech_llm"
+FORMAT_REVISION = 1
+STAGES = ("encoder", "language_model")
+ANSWERS = ("soft", "hard", "regression")
+SAMPLE_RATE_HZ = 16_000
+SAMPLES_PER_FRAME = 320
+MAX_CHUNK_S = 30.0
+
+# Far above any real model's, low enough that a hostile file cannot ask for terabytes.
+_ENCODER_LIMITS = {
+    "n_mels": 512,
+    "d_model": 8192,
+    "layers": 128,
+    "heads": 128,
+    "ffn": 32_768,
+    "positions": 6000,
+}
+_MODEL_LIMITS = {
+    "vocabulary": 1_000_000,
+    "width": 16_384,
+    "layers": 256,
+    "heads": 256,
+    "key_value_heads": 256,
+    "ffn": 131_072,
+    "positions": 1 << 20,
+}
+_MAX_PROMPT_TOKENS = 4096
+_MAX_WIDTH = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """What stands around the audio, and what may be answered.
+
+    Attributes:
+        prefix: Before the audio. It may hold control tokens; only a recipe writes it.
+        suffix: After the audio.
+        labels: The possible answers, lowest first; each is one token. Empty for a regression.
+        label_scores: Score s_k of each label.
+        prefix_ids: Tokens of `prefix`.
+        suffix_ids: Tokens of `suffix`, at least one: the answer is read at the last.
+        label_ids: Token of each label.
+    """
+
+    prefix: str
+    suffix: str
+    labels: tuple[str, ...] = ()
+    label_scores: tuple[float, ...] = ()
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    label_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """The low-rank adapters of the language model.
+
+    Attributes:
+        rank: r.
+        alpha: alpha / r scales their product.
+        first_layer: Layers below have none.
+        targets: Names of the linear layers that have one.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    first_layer: int = 0
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechLLMConfig:
+    """The speech LLM.
+
+    Attributes:
+        aspects: What is scored: one for labels, any number for a regression.
+        prompt: What stands around the audio.
+        answer: `soft`: the label scores' mean under the label tokens' probabilities; `hard`: the
+            likeliest label's score; `regression`: a linear layer on the last hidden state.
+        backbones: Stage -> name of the backbone that stays as it is.
+        encoder: Shape of the Whisper encoder.
+        language_model: Shape of the language model.
+        lora: Its adapters.
+        window_s: Length of an encoder window, s; each is encoded alone.
+        min_window_s: A last window shorter than this is left out, unless it is the only one.
+        chunk_s: Longest audio that the language model judges at once, s; scores of longer audio
+            are averaged over chunks.
+        min_chunk_s: A last chunk shorter than this is left out, unless it is the only one.
+        stack: Encoder frames (50 Hz) that become one audio token; divides a window's.
+        projector_width: Inner width of the projector.
+    """
+
+    aspects: tuple[AspectConfig, ...]
+    prompt: PromptConfig
+    answer: str = "soft"
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    encoder: WhisperEncoderConfig = field(default_factory=WhisperEncoderConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    window_s: float = 4.0
+    min_window_s: float = 0.1
+    chunk_s: float = 28.0
+    min_chunk_s: float = 1.0
+    stack: int = 10
+    projector_width: int = 384
+
+    @property
+    def window_samples(self) -> int:
+        """Samples (16 kHz) in a window."""
+        return round(self.window_s * SAMPLE_RATE_HZ)
+
+    @property
+    def min_window_samples(self) -> int:
+        """Samples below which a last window is left out."""
+        return round(self.min_window_s * SAMPLE_RATE_HZ)
+
+    @property
+    def chunk_windows(self) -> int:
+        """Windows in a full chunk."""
+        return round(self.chunk_s / self.window_s)
+
+    @property
+    def window_tokens(self) -> int:
+        """Audio tokens of a full window."""
+        return self.window_samples // SAMPLES_PER_FRAME // self.stack
+
+    @property
+    def min_chunk_tokens(self) -> int:
+        """Audio tokens below which a last chunk is left out."""
+        return math.ceil(self.min_chunk_s * self.tokens_a_second)
+
+    @property
+    def tokens_a_second(self) -> float:
+        """Audio tokens a second of speech."""
+        return SAMPLE_RATE_HZ / SAMPLES_PER_FRAME / self.stack
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of a full chunk with its prompt: no sequence is longer."""
+        prompt = len(self.prompt.prefix_ids) + len(self.prompt.suffix_ids)
+        return prompt + self.chunk_windows * self.window_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object that `from_dict` reads."""
+        fields = dataclasses.asdict(self)
+        return {"grader": GRADER, "format_revision": FORMAT_REVISION, **fields}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Build and validate a configuration.
+
+        Raises:
+            CheckpointError: It is not a speech LLM's, is of a newer format, or a field is
+                missing, unknown, of the wrong kind or out of range; the message names the field.
+        """
+        if value.get("grader") != GRADER:
+            raise CheckpointError(
+                f"this configuration is of grader {value.get('grader')!r}, not {GRADER!r}",
+                mend="check the path",
+            )
+        revision = value.get("format_revision")
+        if type(revision) is not int or not 1 <= revision <= FORMAT_REVISION:
+            raise CheckpointError(
+                f"format_revision is {revision!r}; this engine reads up to {FORMAT_REVISION}",
+                mend="install a newer asa-engine",
+            )
+        fields = {k: v for k, v in value.items() if k not in ("grader", "format_revision")}
+        check_names(cls, fields, "config")
+        fields["aspects"] = parse_aspects(fields.get("aspects"))
+        fields["prompt"] = _prompt(fields.get("prompt"))
+        fields["encoder"] = _sizes(fields, "encoder", WhisperEncoderConfig, _ENCODER_LIMITS)
+        fields["language_model"] = _sizes(
+            fields, "language_model", LanguageModelConfig, _MODEL_LIMITS
+        )
+        fields["lora"] = _lora(fields.get("lora", {}))
+        fields["backbones"] = _backbones(fields.get("backbones", {}))
+        for name in ("window_s", "min_window_s", "chunk_s", "min_chunk_s"):
+            if name in fields:
+                fields[name] = number(fields[name], name)
+        for name in ("stack", "projector_width"):
+            if name in fields:
+                fields[name] = integer(fields[name], name, _MAX_WIDTH)
+        config = cls(**fields)
+        config._check_audio()
+        config._check_prompt()
+        return config
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read `config.json` of a checkpoint or bundle.
+
+        Raises:
+            CheckpointError: It is missing, not JSON, or not valid.
+        """
+        return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
+
+    def _check_audio(self) -> None:
+        if self.encoder.d_model % self.encoder.heads:
+            raise bad("encoder.heads", self.encoder.heads, "a divisor of d_model")
+        model = self.language_model
+        if model.width % model.heads or model.heads % model.key_value_heads:
+            raise bad("language_model.heads", model.heads, "a divisor of width")
+        if not 0.1 <= self.window_s <= MAX_CHUNK_S:
+            raise bad("window_s", self.window_s, f"0.1 to {MAX_CHUNK_S} s")
+        frames = self.window_samples / SAMPLES_PER_FRAME
+        if frames % self.stack:
+            raise bad("stack", self.stack, f"a divisor of a window's {frames:g} frames")
+        if frames > self.encoder.positions:
+            raise bad("window_s", self.window_s, f"at most {self.encoder.positions / 50:g} s")
+        if not 0.02 <= self.min_window_s <= self.window_s:
+            raise bad("min_window_s", self.min_window_s, "0.02 s to window_s")
+        if self.chunk_s > MAX_CHUNK_S or abs(self.chunk_windows * self.window_s - self.chunk_s) > (
+            1e-6
+        ):
+            raise bad("chunk_s", self.chunk_s, f"windows in whole, at most {MAX_CHUNK_S} s")
+        if not self.chunk_windows:
+            raise bad("chunk_s", self.chunk_s, "at least window_s")
+        if not 0 <= self.min_chunk_s <= self.chunk_s:
+            raise bad("min_chunk_s", self.min_chunk_s, "0 to chunk_s")
+
+    def _check_prompt(self) -> None:
+        prompt, vocabulary = self.prompt, self.language_model.vocabulary
+        if self.answer not in ANSWERS:
+            raise bad("answer", self.answer, " or ".join(ANSWERS))
+        if not prompt.suffix_ids:
+            raise bad("prompt.suffix_ids", prompt.suffix_ids, "at least one token")
+        ids = (*prompt.prefix_ids, *prompt.suffix_ids, *prompt.label_ids)
+        if max(ids) >= vocabulary:
+            raise bad("prompt", max(ids), f"of tokens below the vocabulary's {vocabulary}")
+        count = len(prompt.labels)
+        if self.answer == "regression":
+            if count:
+                raise bad("prompt.labels", prompt.labels, "empty for a regression")
+        elif len(self.aspects) != 1 or count < 2:
+            raise bad("prompt.labels", prompt.labels, "two or more, with one aspect")
+        if not count == len(prompt.label_scores) == len(prompt.label_ids):
+            raise bad("prompt.label_ids", prompt.label_ids, "one, with a score, for each label")
+        if len(set(prompt.label_ids)) != count:
+            raise bad("prompt.label_ids", prompt.label_ids, "tokens that differ")
+        if self.longest_sequence > self.language_model.positions:
+            raise bad(
+                "chunk_s",
+                self.chunk_s,
+                f"shorter: {self.longest_sequence} tokens do not fit the language model's "
+                f"{self.language_model.positions}",
+            )
+        if self.lora.first_layer >= self.language_model.layers:
+            raise bad("lora.first_layer", self.lora.first_layer, "one of the layers")
+
+
+def _prompt(value: object) -> PromptConfig:
+    if not isinstance(value, Mapping):
+        raise bad("prompt", value, "an object")
+    check_names(PromptConfig, value, "prompt")
+    fields: dict[str, Any] = {"prefix": "", "suffix": "", **value}
+    for name in ("prefix", "suffix"):
+        if not isinstance(fields[name], str) or len(fields[name]) > 20_000:
+            raise bad(f"prompt.{name}", fields[name], "a text")
+    labels = fields.get("labels", ())
+    if not isinstance(labels, list | tuple) or not all(isinstance(x, str) and x for x in labels):
+        raise bad("prompt.labels", labels, "a list of texts")
+    fields["labels"] = tuple(labels)
+    fields["label_scores"] = ascending(fields.get("label_scores", ()), "prompt.label_scores")
+    for name in ("prefix_ids", "suffix_ids", "label_ids"):
+        ids = fields.get(name, ())
+        if not isinstance(ids, list | tuple) or len(ids) > _MAX_PROMPT_TOKENS:
+            raise bad(f"prompt.{name}", ids, f"a list of at most {_MAX_PROMPT_TOKENS} tokens")
+        fields[name] = tuple(
+            integer(item, f"prompt.{name}", _MODEL_LIMITS["vocabulary"], 0) for item in ids
+        )
+    return PromptConfig(**fields)
+
+
+def _sizes(fields: Mapping[str, Any], name: str, cls: Any, limits: Mapping[str, int]) -> Any:
+    value = fields.get(name, {})
+    if not isinstance(value, Mapping):
+        raise bad(name, value, "an object")
+    check_names(cls, value, name)
+    sizes: dict[str, Any] = {
+        key: integer(size, f"{name}.{key}", limits[key])
+        for key, size in value.items()
+        if key != "family"
+    }
+    if "family" in value:
+        if not isinstance(value["family"], str) or not value["family"]:
+            raise bad(f"{name}.family", value["family"], "a name")
+        sizes["family"] = value["family"]
+    return cls(**sizes)
+
+
+def _lora(value: object) -> LoraConfig:
+    if not isinstance(value, Mapping):
+        raise bad("lora", value, "an object")
+    check_names(LoraConfig, value, "lora")
+    fields: dict[str, Any] = dict(value)
+    if "rank" in fields:
+        fields["rank"] = integer(fields["rank"], "lora.rank", 4096)
+    if "alpha" in fields:
+        fields["alpha"] = number(fields["alpha"], "lora.alpha")
+    if "first_layer" in fields:
+        fields["first_layer"] = integer(
+            fields["first_layer"], "lora.first_layer", _MODEL_LIMITS["layers"], 0
+        )
+    if "targets" in fields:
+        targets = fields["targets"]
+        if (
+            not isinstance(targets, list | tuple)
+            or not targets
+            or not all(isinstance(name, str) and name for name in targets)
+        ):
+            raise bad("lora.targets", targets, "a list of names")
+        fields["targets"] = tuple(targets)
+    return LoraConfig(**fields)
+
+
+def _backbones(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not set(value) <= set(STAGES):
+        raise bad("backbones", value, f"an object with {' and '.join(STAGES)}")
+    for stage, name in value.items():
+        if not isinstance(name, str) or not 1 <= len(name) <= 100:
+            raise bad(f"backbones.{stage}", name, "the name of a backbone")
+    return dict(value)

@@ -1,0 +1,431 @@
+"""The speech LLM in PyTorch: the reference that every export is compared with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from asa_engine.backbones import BACKBONES, backbone_folder
+from asa_engine.errors import AudioError, CheckpointError
+from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.files import atomic_folder
+from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.prompt import check_labels
+from asa_engine.nn.language_model import (
+    LanguageModel,
+    PrefixCache,
+    load_language_model,
+    load_tokenizer,
+)
+from asa_engine.nn.lora import LoraLinear, add_lora, lora_parameters
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.nn.whisper import WhisperEncoder, frames_of
+
+__all__ = ["Graded", "Prefix", "Projector", "SpeechLLM", "backbone_source"]
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+
+class Graded(NamedTuple):
+    """The reference's result for one recording.
+
+    Attributes:
+        scores: In scale units, held to the scale, float32 [A].
+        chunks: The same of each chunk, not held to the scale, float32 [C, A].
+        probabilities: Of each chunk's labels, float32 [C, K]; K is 0 for a regression.
+    """
+
+    scores: NDArray[np.float32]
+    chunks: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+class Prefix(NamedTuple):
+    """The prompt's beginning, run through some layers.
+
+    Attributes:
+        hidden: What left the last of them, [P, W].
+        cache: Its keys and values in each.
+    """
+
+    hidden: Tensor
+    cache: PrefixCache
+
+
+class Projector(nn.Module):
+    """Encoder frames -> audio tokens: mix of layers, norm, stack, two linear layers, norm.
+
+    The last norm gives tokens the size of the language model's own embeddings.
+
+    Args:
+        config: Shapes.
+        embedding_rms: Root mean square of the language model's embeddings.
+    """
+
+    def __init__(self, config: SpeechLLMConfig, embedding_rms: float = 1.0) -> None:
+        super().__init__()
+        width, inner = config.encoder.d_model, config.projector_width
+        self.stack = config.stack
+        self.layer_mix = nn.Parameter(torch.linspace(0.0, 1.5, config.encoder.layers + 1))
+        self.frame_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width * config.stack, inner)
+        self.fc2 = nn.Linear(inner, config.language_model.width)
+        self.norm = nn.RMSNorm(config.language_model.width, eps=1e-5)
+        nn.init.constant_(self.norm.weight, embedding_rms)
+        self.dropout = nn.Dropout(0.0)  # training sets it
+
+    def forward(self, layers: Tensor, lengths: Tensor) -> Tensor:
+        """Map the encoder's layer outputs of windows to audio tokens.
+
+        Args:
+            layers: [B, layers + 1, T, D].
+            lengths: Valid frames of each window, int64 [B]; the rest becomes zero after the norm.
+
+        Returns:
+            [B, ceil(T / stack), W]; those past `tokens_of` each length are of no meaning.
+        """
+        frames = torch.einsum("l,bltd->btd", self.layer_mix.softmax(0), layers)
+        valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        frames = self.frame_norm(frames) * valid[..., None]
+        frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % self.stack))
+        stacked = frames.reshape(len(frames), -1, self.stack * frames.shape[2])
+        hidden = self.dropout(F.gelu(self.fc1(self.dropout(stacked))))
+        tokens: Tensor = self.norm(self.fc2(hidden))
+        return tokens
+
+    def tokens_of(self, lengths: Tensor) -> Tensor:
+        """Return how many audio tokens come of so many frames."""
+        return (lengths + self.stack - 1) // self.stack
+
+
+class SpeechLLM(nn.Module):
+    """Windows -> Whisper encoder -> projector -> language model with adapters -> answer.
+
+    [prefix][audio tokens][suffix]; the answer is read at the suffix's last token: the label
+    tokens' logits, or a linear layer on the hidden state (system S3).
+
+    Args:
+        config: Shapes, prompt, scales.
+        encoder: With its weights; it is frozen.
+        language_model: With its weights; adapters are added to it.
+
+    Raises:
+        CheckpointError: A backbone is not of the configured shape.
+    """
+
+    def __init__(
+        self, config: SpeechLLMConfig, encoder: WhisperEncoder, language_model: LanguageModel
+    ) -> None:
+        super().__init__()
+        for name, wanted, found in (
+            ("encoder", config.encoder, encoder.config),
+            ("language_model", config.language_model, language_model.config),
+        ):
+            if wanted != found:
+                raise CheckpointError(
+                    f"the checkpoint wants a backbone of {wanted}, this {name} is {found}",
+                    mend=f"fetch the backbone {config.backbones.get(name)!r} again",
+                )
+        self.config = config
+        self.encoder = encoder.requires_grad_(False)
+        self.language_model = language_model.requires_grad_(False)
+        embeddings = language_model.decoder.embed_tokens.weight
+        rms = float(embeddings.float().square().mean().sqrt())
+        self.projector = Projector(config, rms)
+        aspects = len(config.aspects)
+        regression = config.answer == "regression"
+        self.head = nn.Linear(config.language_model.width, aspects) if regression else None
+        lora = config.lora
+        try:
+            add_lora(
+                language_model.decoder.layers[lora.first_layer :],
+                lora.targets,
+                lora.rank,
+                lora.alpha,
+            )
+        except ValueError as error:
+            raise CheckpointError(f"the adapter does not fit the language model: {error}") from None
+
+    @property
+    def layers(self) -> int:
+        """Layers of the language model."""
+        return self.config.language_model.layers
+
+    def tuned(self) -> dict[str, nn.Parameter]:
+        """Return what training changes, by name: projector, adapters, head."""
+        adapters = {f"language_model.{k}": v for k, v in lora_parameters(self.language_model)}
+        ours = {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name.startswith(("projector.", "head."))
+        }
+        return {**ours, **adapters}
+
+    def set_dropout(self, projector: float, lora: float) -> None:
+        """Set the dropout of training."""
+        self.projector.dropout.p = projector
+        for module in self.language_model.modules():
+            if isinstance(module, LoraLinear):
+                module.dropout.p = lora
+
+    def audio_tokens(self, layers: Tensor, lengths: Tensor, owner: Tensor) -> list[Tensor]:
+        """Project windows and join those of each recording.
+
+        Args:
+            layers: Encoder outputs of windows, [B, layers + 1, T, D].
+            lengths: Valid frames of each, int64 [B].
+            owner: Which recording each is of, int64 [B], ascending, without gaps.
+
+        Returns:
+            Audio tokens [n, W] of each recording.
+        """
+        tokens = self.projector(layers, lengths)
+        counts = self.projector.tokens_of(lengths).tolist()
+        found: list[list[Tensor]] = [[] for _ in range(int(owner[-1]) + 1)]
+        for row, count, at in zip(tokens, counts, owner.tolist(), strict=True):
+            found[at].append(row[:count])
+        return [torch.cat(parts) for parts in found]
+
+    def chunks(self, tokens: Tensor) -> list[Tensor]:
+        """Cut a recording's audio tokens [n, W] into those of its chunks."""
+        whole = self.config.chunk_windows * self.config.window_tokens
+        parts = list(torch.split(tokens, whole))
+        if len(parts) > 1 and len(parts[-1]) < self.config.min_chunk_tokens:
+            parts.pop()
+        return parts
+
+    def prefix(self, first: int, last: int, hidden: Tensor | None = None) -> Prefix:
+        """Run the prompt's beginning through layers `first` to `last` - 1.
+
+        Args:
+            first: 0, or where `hidden` left off.
+            last: The layer to stop before.
+            hidden: Output of layer `first` - 1, [P, W]; None takes the embeddings.
+        """
+        if hidden is None:
+            hidden = self.language_model.embed(self._ids(self.config.prompt.prefix_ids))
+        return Prefix(*self.language_model.run_prefix(hidden, first, last))
+
+    def sequences(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        """Return what follows the prefix for each chunk: audio tokens, then the suffix."""
+        suffix = self.language_model.embed(self._ids(self.config.prompt.suffix_ids))
+        return [torch.cat((chunk.to(suffix.dtype), suffix)) for chunk in chunks]
+
+    def run(
+        self, sequences: Sequence[Tensor], first: int, last: int, prefix: Prefix
+    ) -> list[Tensor]:
+        """Run sequences [n, W] after a prefix through layers `first` to `last` - 1."""
+        batch = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+        start = len(self.config.prompt.prefix_ids)
+        hidden = self.language_model.run(batch, first, last, prefix.cache, start)
+        return [row[: len(item)] for row, item in zip(hidden, sequences, strict=True)]
+
+    def answer(self, hidden: Sequence[Tensor]) -> Tensor:
+        """Read the answers off the last layer's outputs, each [n, W].
+
+        Returns:
+            Logits of the label tokens, or standardised scores of a regression, float32 [B, K].
+        """
+        last = self.language_model.close(torch.stack([item[-1] for item in hidden]))
+        if self.head is not None:
+            scores: Tensor = self.head(last.float())
+            return scores
+        rows = self.language_model.output.weight[self._ids(self.config.prompt.label_ids)]
+        return F.linear(last.float(), rows.float())
+
+    def scores(self, answer: Tensor) -> Tensor:
+        """Return scores in scale units, not held to the scale, [B, A], of answers [B, K]."""
+        if self.head is not None:
+            low = answer.new_tensor([a.scale_min for a in self.config.aspects])
+            high = answer.new_tensor([a.scale_max for a in self.config.aspects])
+            # The head works in halves of the scale around its middle.
+            return (low + high) / 2 + answer * (high - low) / 2
+        labels = answer.new_tensor(self.config.prompt.label_scores)
+        if self.config.answer == "hard":
+            return labels[answer.argmax(-1)][:, None]
+        return (answer.softmax(-1) @ labels)[:, None]
+
+    def forward(self, layers: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
+        """Answer recordings of one chunk each; arguments as of `audio_tokens`, [B, K]."""
+        prefix = self.prefix(0, self.layers)
+        sequences = self.sequences(self.audio_tokens(layers, lengths, owner))
+        return self.answer(self.run(sequences, 0, self.layers, prefix))
+
+    @torch.inference_mode()
+    def assess_samples(self, samples: NDArray[np.float32]) -> Graded:
+        """Score one whole recording.
+
+        Args:
+            samples: float32 mono at 16 kHz [n].
+
+        Raises:
+            AudioError: It is too short to frame a single window.
+        """
+        config = self.config
+        cutter = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=False,
+            min_samples=config.min_window_samples,
+        )
+        mels = cutter.push(np.ascontiguousarray(samples, dtype=np.float32))
+        if (rest := cutter.finish()) is not None:
+            mels.append(rest)
+        if not mels:
+            raise AudioError("the recording is too short to be scored")
+        tokens = torch.cat([self._window_tokens(mel) for mel in mels])
+        prefix = self.prefix(0, self.layers)
+        answers = []
+        for sequence in self.sequences(self.chunks(tokens)):
+            answers.append(self.answer(self.run([sequence], 0, self.layers, prefix))[0])
+        answer = torch.stack(answers)
+        chunks = self.scores(answer)
+        low = chunks.new_tensor([a.scale_min for a in config.aspects])
+        high = chunks.new_tensor([a.scale_max for a in config.aspects])
+        labels = answer.softmax(-1) if self.head is None else answer[:, :0]
+        return Graded(
+            chunks.mean(0).clamp(low, high).numpy(), chunks.numpy(), labels.float().numpy()
+        )
+
+    def _window_tokens(self, mel: NDArray[np.float32]) -> Tensor:
+        layers = torch.stack(self.encoder(torch.from_numpy(mel)[None]), 1)
+        lengths = frames_of(torch.tensor([mel.shape[1]]))
+        tokens: Tensor = self.projector(layers, lengths)[0]
+        return tokens
+
+    def _ids(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.long)
+
+    def round_halves(self) -> None:
+        """Round what is stored as float16 to float16 values; figures come after it."""
+        with torch.no_grad():
+            for name, parameter in self.tuned().items():
+                if _is_half(name, parameter):
+                    parameter.copy_(parameter.half().float())
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `weights.safetensors`: what was trained, not the backbones.
+
+        Matrices are stored as float16, the rest as float32.
+
+        Args:
+            folder: Where to.
+            overwrite: Replace what is there.
+            extra: Further text files of the checkpoint, name -> text.
+
+        Raises:
+            UsageError: The folder is there already, or cannot be written; nothing is changed.
+        """
+        state = {
+            name: (value.half() if _is_half(name, value) else value.float()).detach().contiguous()
+            for name, value in self.tuned().items()
+        }
+        with atomic_folder(Path(folder), overwrite=overwrite) as work:
+            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
+            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
+            (work / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
+            for name, content in extra.items():
+                (work / name).write_text(content, encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: str | Path | None = None,
+        language_model: str | Path | None = None,
+    ) -> Self:
+        """Read a checkpoint and its backbones, in evaluation mode, weights as float32.
+
+        Args:
+            folder: The checkpoint.
+            encoder: Folder of the Whisper model; by default the backbone that it names.
+            language_model: Folder or hub name; by default the backbone that it names.
+
+        Raises:
+            CheckpointError: Something is missing or damaged; a label is not the one token that
+                the checkpoint says; the weights are of other backbones, or not finite.
+        """
+        config = SpeechLLMConfig.load(folder)
+        encoder = encoder or _backbone(config, "encoder")
+        language_model = language_model or _backbone(config, "language_model")
+        positions = config.encoder.positions
+        check_labels(config.prompt, load_tokenizer(language_model))
+        grader = cls(
+            config,
+            load_whisper_encoder(encoder, positions),
+            load_language_model(language_model),
+        )
+        grader.restore(Path(folder) / WEIGHTS_NAME)
+        return grader.eval()
+
+    def restore(self, path: Path) -> None:
+        """Read what `save` wrote into this model.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or names, shapes or values do not fit.
+        """
+        try:
+            found = {k: v.to(torch.float32, copy=True) for k, v in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
+            ) from None
+        _check_state(path, self.tuned(), found)
+        self.load_state_dict(found, strict=False)
+
+
+def _is_half(name: str, value: Tensor) -> bool:
+    return value.ndim > 1 and not name.startswith("head.")
+
+
+def _backbone(config: SpeechLLMConfig, stage: str) -> str | Path:
+    if stage not in config.backbones:
+        raise CheckpointError(
+            f"the checkpoint names no backbone for its {stage}", mend="pass its folder"
+        )
+    return backbone_source(config.backbones[stage])
+
+
+def backbone_source(name: str) -> str | Path:
+    """Return where a backbone is read from: a registered one's folder, or the name itself.
+
+    Any other name is a folder, or for a language model a name on the hub.
+
+    Raises:
+        CheckpointError: A registered backbone was not fetched, or is not the known one.
+    """
+    return backbone_folder(name) if name in BACKBONES else name
+
+
+def _check_state(path: Path, wanted: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+    mend = "the weights are of another backbone or configuration, or the file is damaged"
+    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
+        if names:
+            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
+    for name, value in found.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
+            )
+        if not math.isfinite(float(value.sum())):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)

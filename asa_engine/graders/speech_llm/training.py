@@ -1,0 +1,430 @@
+"""Training of the speech LLM: the projector first, then adapters under each objective.
+
+The encoder is frozen, and so are the projector after its warm start and the language model's
+layers without adapters: what leaves them is computed once and kept in the work folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.files import atomic_write, read_json
+from asa_engine.graders.aspects import AspectConfig
+from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
+from asa_engine.graders.speech_llm.model import SpeechLLM, backbone_source
+from asa_engine.graders.speech_llm.prompt import build_prompt
+from asa_engine.graders.speech_llm.recipe import ObjectiveRecipe, SpeechLLMRecipe
+from asa_engine.graders.speech_llm.warm_start import warm_start
+from asa_engine.metrics import mae, pcc, rmse, srcc
+from asa_engine.nn.language_model import load_language_model, load_tokenizer
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.objectives import (
+    fair_average,
+    label_cross_entropy,
+    multi_target_mse,
+    soft_label_cross_entropy,
+)
+from asa_engine.training.data import Corpus, epoch_order, load_corpus
+from asa_engine.training.state import (
+    Progress,
+    load_modules,
+    load_moments,
+    load_progress,
+    save_state,
+)
+
+__all__ = ["objective_of", "train"]
+
+REPORT_NAME = "training.json"
+GRADIENT_NORM = 1.0
+EVALUATION_BATCH = 32
+SAVE_EVERY_S = 120.0
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> Path:
+    """Warm the projector up, train adapters with every objective, write one of them and a report.
+
+    What is done is kept in `<output>.training`: the projector, the frozen layers' outputs, each
+    finished run, and every two minutes the state of the run at hand. After a kill it goes on from
+    there; the folder goes away when all is done.
+
+    Args:
+        recipe_path: TOML file.
+        output: Checkpoint folder: config.json, weights.safetensors, training.json.
+        resume: Go on with a comparison of the same recipe; False starts anew.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UsageError: The recipe is wrong, or the output cannot be written.
+        ManifestError: The corpus cannot be used.
+        CheckpointError: A backbone cannot be used, or the state is of another recipe.
+    """
+    recipe, output = SpeechLLMRecipe.load(Path(recipe_path)), Path(output)
+    work = output.with_name(output.name + ".training")
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    report_path = output / REPORT_NAME
+    if resume and report_path.is_file():
+        if read_json(report_path, CheckpointError).get("recipe_sha256") == recipe.digest:
+            return output
+    if output.exists() and any(output.iterdir()) and resume:
+        raise UsageError(
+            f"{output} holds something else", mend="choose another place or pass --fresh"
+        )
+    _claim(work, recipe)
+    torch.set_num_threads(recipe.threads)
+    comparison = _Comparison(recipe, work)
+    for item in recipe.objectives:
+        comparison.run(item)
+    comparison.finish(output)
+    shutil.rmtree(work, ignore_errors=True)
+    return output
+
+
+def objective_of(kind: str, config: SpeechLLMConfig) -> Objective:
+    """Return (answers [N, K], targets in scale units [N]) -> loss of one of `OBJECTIVES`."""
+    scores = config.prompt.label_scores
+    if kind == "fair_average":
+        return lambda logits, target: fair_average(logits, target, scores)
+    if kind == "soft_cross_entropy":
+        return lambda logits, target: soft_label_cross_entropy(logits, target, scores)
+    if kind == "cross_entropy":
+        return lambda logits, target: label_cross_entropy(logits, target, scores)
+    low, high = config.aspects[0].scale_min, config.aspects[0].scale_max
+
+    def regression(answer: Tensor, target: Tensor) -> Tensor:
+        wanted = (target - (low + high) / 2) / ((high - low) / 2)
+        return multi_target_mse(answer, wanted[:, None])
+
+    return regression
+
+
+def _claim(work: Path, recipe: SpeechLLMRecipe) -> None:
+    """Make the work folder, or check that the one there is of this very recipe."""
+    marker = work / "recipe.json"
+    if marker.is_file():
+        if read_json(marker, CheckpointError).get("sha256") != recipe.digest:
+            raise CheckpointError(
+                f"{work} holds a comparison of another recipe, or of this one before it changed",
+                mend="start anew with --fresh, or choose another output folder",
+            )
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    atomic_write(marker, json.dumps({"sha256": recipe.digest}).encode())
+
+
+class _Comparison:
+    """What all runs share: the corpus, the warm projector, the frozen layers' outputs."""
+
+    def __init__(self, recipe: SpeechLLMRecipe, work: Path) -> None:
+        self.recipe = recipe
+        self.work = work
+        aspects = (recipe.data.score, *recipe.data.also)
+        self.train, self.dev, _ = load_corpus(
+            recipe.manifest_path(), aspects, recipe.data.targets, recipe.data.limit
+        )
+        model_folder = backbone_source(recipe.backbones.language_model)
+        self.encoder = load_whisper_encoder(backbone_source(recipe.backbones.encoder), 1500)
+        self.language_model = load_language_model(model_folder)
+        self.config = _config(recipe, self.encoder, self.language_model, model_folder)
+        torch.manual_seed(recipe.seed)
+        start = self._grader(self.config)
+        self.warm_dev = warm_start(start, recipe, self.train, self.dev, work)
+        self.projector = start.projector.state_dict()
+        if recipe.fit.bf16:
+            self.language_model.to(torch.bfloat16)
+        with torch.no_grad():
+            frozen = self._grader(self.config)
+            self.prefix = frozen.prefix(0, self.config.lora.first_layer).hidden
+        self.hidden = {
+            name: self._frozen(name, corpus)
+            for name, corpus in (("train", self.train), ("dev", self.dev))
+        }
+
+    def _grader(self, config: SpeechLLMConfig) -> SpeechLLM:
+        return SpeechLLM(config, self.encoder, copy.deepcopy(self.language_model))
+
+    def _frozen(self, name: str, corpus: Corpus) -> list[Tensor]:
+        """Return what leaves the layers without adapters, [n, W] a recording, bfloat16."""
+        path = self.work / f"hidden-{name}.safetensors"
+        if not path.is_file():
+            grader = self._grader(self.config)
+            grader.projector.load_state_dict(self.projector)
+            tokens = load_file(self.work / f"tokens-{name}.safetensors")
+            found = _through_layers(
+                grader,
+                [tokens[str(i)] for i in range(len(corpus))],
+                self.config.lora.first_layer,
+                f"frozen layers, {name}",
+            )
+            atomic_write(path, save({str(i): x.bfloat16() for i, x in enumerate(found)}))
+        try:
+            stored = load_file(path)
+            return [stored[str(i)] for i in range(len(corpus))]
+        except (SafetensorError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} is damaged: {error}", mend="start anew with --fresh"
+            ) from None
+
+    def run(self, item: ObjectiveRecipe) -> None:
+        """Train with one objective, unless it was done before."""
+        path = self._path(item, "json")
+        if path.is_file():
+            return
+        start = time.perf_counter()
+        config = _answering(self.config, item)
+        torch.manual_seed(self.recipe.seed)
+        grader = self._grader(config)
+        grader.projector.load_state_dict(self.projector)
+        history = self._fit(grader, item)
+        grader.round_halves()
+        answers = self._answers(grader, "dev")
+        result = {
+            "history": history,
+            "dev": {
+                decoding: _figures(
+                    grader.scores(torch.from_numpy(answers))
+                    if decoding != "hard"
+                    else _hard(answers, config),
+                    self.dev,
+                )
+                for decoding in (("regression",) if grader.head is not None else ("soft", "hard"))
+            },
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        tensors = {name: value.detach().contiguous() for name, value in grader.tuned().items()}
+        atomic_write(self._path(item, "safetensors"), save(tensors))
+        atomic_write(path, json.dumps(result).encode())
+        shutil.rmtree(self.work / item.name, ignore_errors=True)
+
+    def _fit(self, grader: SpeechLLM, item: ObjectiveRecipe) -> list[dict[str, Any]]:
+        """Train adapters and head; return loss and dev figures of each epoch."""
+        fit, seed = self.recipe.fit, self.recipe.seed
+        objective = objective_of(item.kind, grader.config)
+        targets = torch.from_numpy(self.train.targets[:, 0]).float()
+        tuned = {k: v for k, v in grader.tuned().items() if not k.startswith("projector.")}
+        state = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
+        names: dict[Tensor, str] = {value: name for name, value in tuned.items()}
+        optimizer = torch.optim.AdamW(
+            {
+                "params": [parameter],
+                "peak": fit.head_lr if name.startswith("head.") else fit.lr,
+                "weight_decay": fit.weight_decay if parameter.ndim > 1 else 0.0,
+            }
+            for name, parameter in tuned.items()
+        )
+        folder = self.work / item.name
+        progress = Progress(self.recipe.digest)
+        if (found := load_progress(folder, self.recipe.digest)) is not None:
+            progress, path = found
+            load_moments(load_modules(path, {"tuned": state}), optimizer, names)
+        order = [epoch_order(self.train, fit.batch_size, _rng(seed, e)) for e in range(fit.epochs)]
+        batches = [(epoch, batch) for epoch, some in enumerate(order) for batch in some]
+        grader.set_dropout(0.0, fit.dropout)
+        saved = time.monotonic()
+        with tqdm(
+            total=len(batches), initial=progress.step, desc=item.name, unit="", leave=False
+        ) as bar:
+            while progress.step < len(batches):
+                epoch, batch = batches[progress.step]
+                rate = _rate(progress.step, len(batches), fit.warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["peak"]
+                torch.manual_seed(seed * 1_000_003 + progress.step)
+                grader.train()
+                loss = objective(self._forward(grader, "train", batch), targets[batch])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(tuned.values(), GRADIENT_NORM)
+                optimizer.step()
+                progress.losses["loss"] = progress.losses.get("loss", 0.0) + loss.item()
+                progress.step += 1
+                bar.update()
+                if progress.step == len(batches) or batches[progress.step][0] != epoch:
+                    self._close_epoch(grader, progress, len(order[epoch]))
+                    bar.set_postfix_str(f"dev PCC {progress.history[-1]['dev_pcc']}")
+                if time.monotonic() - saved > SAVE_EVERY_S:
+                    save_state(folder, progress, {"tuned": state}, optimizer, names)
+                    saved = time.monotonic()
+        return progress.history
+
+    def _close_epoch(self, grader: SpeechLLM, progress: Progress, steps: int) -> None:
+        scores = grader.scores(torch.from_numpy(self._answers(grader, "dev")))
+        progress.history.append(
+            {
+                "loss": round(progress.losses["loss"] / steps, 5),
+                "dev_pcc": _figures(scores, self.dev)["pcc"],
+            }
+        )
+        progress.losses.clear()
+
+    def _forward(self, grader: SpeechLLM, side: str, batch: Sequence[int]) -> Tensor:
+        """Return answers [N, K] of recordings from what left the frozen layers."""
+        first = grader.config.lora.first_layer
+        above = grader.prefix(first, grader.layers, self.prefix)
+        hidden = [self.hidden[side][i].to(grader.language_model.dtype) for i in batch]
+        return grader.answer(grader.run(hidden, first, grader.layers, above))
+
+    @torch.inference_mode()
+    def _answers(self, grader: SpeechLLM, side: str) -> NDArray[np.float32]:
+        """Return answers of all recordings of a side, [n, K]."""
+        grader.eval()
+        lengths = [len(item) for item in self.hidden[side]]
+        order = np.argsort(lengths, kind="stable")
+        found: dict[int, Tensor] = {}
+        for some in np.array_split(order, math.ceil(len(order) / EVALUATION_BATCH)):
+            answers = self._forward(grader, side, some.tolist())
+            found.update(zip(some.tolist(), answers, strict=True))
+        return torch.stack([found[i] for i in range(len(order))]).numpy()
+
+    def finish(self, output: Path) -> None:
+        """Score the dev side with the shipped run in float32; write its checkpoint and report."""
+        item = self.recipe.shipped
+        config = _answering(self.config, item)
+        self.language_model.float()
+        grader = self._grader(config)
+        grader.load_state_dict(load_file(self._path(item, "safetensors")), strict=False)
+        grader.eval()
+        tokens = load_file(self.work / "tokens-dev.safetensors")
+        hidden = _through_layers(
+            grader, [tokens[str(i)] for i in range(len(self.dev))], grader.layers, "dev in float32"
+        )
+        with torch.inference_mode():
+            answers = torch.cat([grader.answer([item]) for item in hidden])
+            low, high = config.aspects[0].scale_min, config.aspects[0].scale_max
+            scores = grader.scores(answers).clamp(low, high).numpy()
+        runs = {
+            run.name: read_json(self._path(run, "json"), CheckpointError)
+            for run in self.recipe.objectives
+        }
+        report = {
+            "recipe": self.recipe.name,
+            "recipe_sha256": self.recipe.digest,
+            "seed": self.recipe.seed,
+            "shipped": item.name,
+            "train": {"n": len(self.train)},
+            "dev": {"n": len(self.dev), **_figures(torch.from_numpy(scores), self.dev)},
+            "warm_start": self.warm_dev,
+            "objectives": runs,
+        }
+        aspect = config.aspects[0]
+        error = _error_by_duration(self.dev, scores[:, 0])
+        grader.config = dataclasses.replace(
+            config, aspects=(dataclasses.replace(aspect, sd=error),)
+        )
+        grader.save(
+            output, overwrite=True, extra={REPORT_NAME: json.dumps(report, indent=1) + "\n"}
+        )
+
+    def _path(self, item: ObjectiveRecipe, suffix: str) -> Path:
+        return self.work / f"run-{item.name}.{suffix}"
+
+
+@torch.inference_mode()
+def _through_layers(grader: SpeechLLM, tokens: list[Tensor], last: int, title: str) -> list[Tensor]:
+    """Run recordings, of one chunk each, through the layers up to `last`; return [n, W] each."""
+    prefix = grader.prefix(0, last)
+    order = np.argsort([len(item) for item in tokens], kind="stable")
+    found: dict[int, Tensor] = {}
+    for some in tqdm(
+        np.array_split(order, math.ceil(len(order) / EVALUATION_BATCH)),
+        desc=title,
+        unit="",
+        leave=False,
+    ):
+        chunks = [grader.chunks(tokens[i].float())[0] for i in some]
+        hidden = grader.run(grader.sequences(chunks), 0, last, prefix)
+        found.update((i, row.clone()) for i, row in zip(some.tolist(), hidden, strict=True))
+    return [found[i] for i in range(len(tokens))]
+
+
+def _config(
+    recipe: SpeechLLMRecipe, encoder: Any, language_model: Any, folder: str | Path
+) -> SpeechLLMConfig:
+    prompt, data = recipe.prompt, recipe.data
+    config = SpeechLLMConfig(
+        aspects=(AspectConfig(data.score, scale_min=data.scale_min, scale_max=data.scale_max),),
+        prompt=build_prompt(
+            load_tokenizer(folder), prompt.prefix, prompt.suffix, prompt.labels, prompt.label_scores
+        ),
+        backbones=dataclasses.asdict(recipe.backbones),
+        encoder=encoder.config,
+        language_model=language_model.config,
+        lora=LoraConfig(
+            rank=recipe.adapter.rank,
+            alpha=recipe.adapter.alpha,
+            first_layer=recipe.adapter.first_layer,
+        ),
+        stack=recipe.projector.stack,
+        projector_width=recipe.projector.width,
+    )
+    try:
+        return SpeechLLMConfig.from_dict(config.to_dict())
+    except CheckpointError as error:
+        raise UsageError(f"the recipe {recipe.name}: {error.message}", mend="mend it") from None
+
+
+def _answering(config: SpeechLLMConfig, item: ObjectiveRecipe) -> SpeechLLMConfig:
+    """Return the configuration of a run: regressions have a head in place of labels."""
+    if item.kind != "regression":
+        return config
+    prompt = dataclasses.replace(config.prompt, labels=(), label_scores=(), label_ids=())
+    return dataclasses.replace(config, prompt=prompt, answer="regression")
+
+
+def _hard(answers: NDArray[np.float32], config: SpeechLLMConfig) -> Tensor:
+    return torch.tensor(config.prompt.label_scores)[torch.from_numpy(answers).argmax(-1)][:, None]
+
+
+def _figures(scores: Tensor, dev: Corpus) -> dict[str, float | None]:
+    """Return the figures of scores [n, 1] against the experts' medians; None where undefined."""
+    said, wanted = scores[:, 0].double().numpy(), dev.scores[:, 0]
+    found = {metric.__name__: metric(said, wanted) for metric in (pcc, srcc, rmse, mae)}
+    return {
+        name: round(value, 4) if math.isfinite(value) else None for name, value in found.items()
+    }
+
+
+def _error_by_duration(
+    dev: Corpus, said: NDArray[np.float32], bins: int = 4
+) -> tuple[tuple[float, float], ...]:
+    """Return the expected error by seconds of speech, for `AspectConfig.sd`: by quarters."""
+    seconds = dev.durations_s()
+    table = {
+        round(float(np.median(seconds[part])), 2): round(
+            rmse(said[part].astype(np.float64), dev.scores[part, 0]), 3
+        )
+        for part in np.array_split(np.argsort(seconds, kind="stable"), bins)
+        if len(part)
+    }
+    return tuple(sorted(table.items()))
+
+
+def _rng(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng((seed, epoch))
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
