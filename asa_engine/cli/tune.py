@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def register(commands: Any) -> None:
         "--threads",
         type=_thread_counts,
         metavar="N,...",
-        help="thread counts to try (default: 1 and the engine's own choice)",
+        help="thread counts to try (default: 1, 2, 4 and 8, as far as there are cores)",
     )
     parser.add_argument(
         "--limit",
@@ -72,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     from asa_engine.cli.main import report_error
     from asa_engine.errors import DriftError, UsageError
     from asa_engine.manifest import read_manifest
-    from asa_engine.selection import check_threads, default_threads
+    from asa_engine.selection import check_threads
     from asa_engine.tuning import tune, write_tuned
 
-    threads = sorted({check_threads(n) for n in args.threads or (1, default_threads())})
+    threads = sorted({check_threads(n) for n in args.threads or default_counts()})
     bundle = Bundle.open(args.bundle)
     if args.output is not None and args.output.exists():
         raise UsageError(f"{args.output} exists already", mend="choose another place")
@@ -106,6 +107,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"fastest within the budget: {best.backend}/{best.precision}, {best.threads} threads")
         print(f"written: {target}" if target else "nothing written (-o OUT or --in-place writes)")
     return 0
+
+
+def default_counts() -> list[int]:
+    """Return the thread counts to try, at most eight: windows are small."""
+    cores = len(os.sched_getaffinity(0))
+    return [count for count in (1, 2, 4, 8) if count <= cores]
 
 
 def _thread_counts(text: str) -> list[int]:

@@ -313,6 +313,14 @@ def test_the_command_exits_5_where_nothing_fits(
     assert Bundle.open(bundle.path).auto == (("onnxruntime", "int8"),)
 
 
+@pytest.mark.parametrize(("cores", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4])])
+def test_thread_counts_go_as_far_as_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, counts: list[int]
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    assert command.default_counts() == counts
+
+
 @pytest.mark.parametrize("threads", ["0", "1,many", ""])
 def test_wrong_thread_counts_are_wrong_usage(threads: str) -> None:
     parser = argparse.ArgumentParser()
