@@ -27,6 +27,7 @@ COMMANDS = (
     "doctor",
     "graders",
     "backbones",
+    "corpus",
     "completion",
 )
 

@@ -32,7 +32,17 @@ LAYERS = [
         "request",
     },
     {"nn", "kernels", "objectives", "metrics"},
-    {"audio", "backbones", "bundle", "errors", "files", "manifest", "recipes", "_kernels"},
+    {
+        "audio",
+        "backbones",
+        "bundle",
+        "corpora",
+        "errors",
+        "files",
+        "manifest",
+        "recipes",
+        "_kernels",
+    },
 ]
 
 
