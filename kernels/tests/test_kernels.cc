@@ -311,6 +311,7 @@ int main() {
       test_gemm(k, precision, 129, 70, 13);
       test_gemm(k, precision, 130, 33, 20);
       test_gemm(k, precision, 3, 1, 1);
+      check(k.peak.multiply(precision, 10) > 0, std::string(k.isa) + " peak");
     }
     test_layer_norm(k, 384, 12);
     test_layer_norm(k, 61, 5);
