@@ -193,9 +193,9 @@ class _Comparison:
         grader.round_halves()
         grader.eval()
         logits = self._logits(grader)
-        if (item.name, seed) == (self.recipe.ship, self.recipe.seeds[0]):
+        if seed == self.recipe.seeds[0]:
             tensors = {name: value.detach() for name, value in grader.tuned().items()}
-            atomic_write(self.work / "shipped.safetensors", save(tensors))
+            atomic_write(self.work / f"{item.name}.safetensors", save(tensors))
         result = {
             "losses": losses,
             "dev_logits": logits.tolist(),
@@ -288,7 +288,7 @@ class _Comparison:
             "seconds": round(sum(run["seconds"] for found in runs.values() for run in found), 1),
         }
         grader = TextGrader(config, self.bert)
-        grader.load_state_dict(load_file(self.work / "shipped.safetensors"), strict=False)
+        grader.load_state_dict(load_file(self.work / f"{self.recipe.ship}.safetensors"), strict=False)
         grader.save(
             output,
             {
