@@ -58,8 +58,8 @@ def language_model(family="llama", layers=3, seed=3):
         vocab_size=100,
         hidden_size=32,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,  # of width 16, which GroupQueryAttention needs a multiple of
+        num_key_value_heads=1,
         intermediate_size=48,
         max_position_embeddings=512,
         pad_token_id=1,

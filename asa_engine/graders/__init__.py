@@ -27,6 +27,7 @@ GRADERS = {
     "acoustic": "asa_engine.graders.acoustic.runtime:ENTRY",
     "text": "asa_engine.graders.text.runtime:ENTRY",
     "multi_aspect": "asa_engine.graders.multi_aspect.runtime:ENTRY",
+    "speech_llm": "asa_engine.graders.speech_llm.runtime:ENTRY",
 }
 
 

@@ -46,6 +46,7 @@ EXPORTERS = {
     "acoustic": "asa_export.acoustic:EXPORTER",
     "text": "asa_export.text:EXPORTER",
     "multi_aspect": "asa_export.multi_aspect:EXPORTER",
+    "speech_llm": "asa_export.speech_llm:EXPORTER",
 }
 """Grader -> its exporter."""
 TIMED_RECORDINGS = 4

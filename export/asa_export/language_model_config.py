@@ -23,7 +23,7 @@ class DecoderConfig:
         layers: Number of layers.
         heads: Attention heads of the queries.
         kv_heads: Heads of keys and values; divides `heads`.
-        head_width: Width of one head, even.
+        head_width: Width of one head, a multiple of 16.
         inner: Inner width of the feed-forward block.
         vocabulary: Number of tokens.
         positions: The longest sequence it was trained for.
@@ -60,8 +60,8 @@ class DecoderConfig:
             integer(getattr(self, name), name, most)
         if self.heads % self.kv_heads:
             raise bad("kv_heads", self.kv_heads, f"a divisor of {self.heads}")
-        if self.head_width % 2:
-            raise bad("head_width", self.head_width, "even")
+        if self.head_width % 16:
+            raise bad("head_width", self.head_width, "a multiple of 16")
         for name in ("rope_theta", "norm_epsilon"):
             if number(getattr(self, name), name) <= 0:
                 raise bad(name, getattr(self, name), "above 0")

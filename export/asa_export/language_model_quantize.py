@@ -78,6 +78,10 @@ def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class _QuantisedDecoder(FloatDecoder):
     """Norms in float32; embeddings in int8 with a scale for each token."""
 
+    def norm_scale(self, graph: Graph, name: str) -> str:
+        """Return the checkpoint's scale, kept in the graph: it stands alone."""
+        return graph.constant(graph.array(name))
+
     def table(self, graph: Graph, name: str, ids: str) -> str:
         """Gather int8 rows and the scale of each."""
         steps, scale = round_rows_to_int8(graph.array(name))
@@ -96,7 +100,7 @@ class Int8Decoder(_QuantisedDecoder):
             y = graph.op("Mul", self._product(graph, rows, name), largest)
             bias = f"{name}.bias"
             if bias in graph.weights.names():
-                y = graph.op("Add", y, graph.weight(bias))
+                y = graph.op("Add", y, graph.constant(graph.array(bias)))
             results.append(y)
         return results
 
@@ -156,4 +160,6 @@ class Int4Decoder(_QuantisedDecoder):
             accuracy_level=_COMPUTE_INT8,
         )
         bias = f"{name}.bias"
-        return graph.op("Add", y, graph.weight(bias)) if bias in graph.weights.names() else y
+        if bias not in graph.weights.names():
+            return y
+        return graph.op("Add", y, graph.constant(graph.array(bias)))

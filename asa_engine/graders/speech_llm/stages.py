@@ -1,0 +1,219 @@
+"""The speech LLM's stages at run time: windows to audio tokens, audio tokens to answers.
+
+The encoder runs on the project's kernels; projector and language model on ONNX Runtime; what reads
+the answer off the last hidden state is a few rows, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.backends.onnxruntime import session
+from asa_engine.backends.safetensors import Tensors
+from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.kernels.encoder import Encoder
+from asa_engine.language_model.decoder import Decoder, Sequence
+
+if TYPE_CHECKING:
+    import torch
+
+    from asa_engine.graders.speech_llm.model import SpeechLLM
+
+__all__ = ["Judging", "SpeechLLMStages", "Stages", "TorchStages"]
+
+_ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+
+
+class Judging(Protocol):
+    """One chunk of audio in front of the language model."""
+
+    def extend(self, tokens: NDArray[np.float32]) -> None:
+        """Take further audio tokens, float32 [n, W]."""
+
+    def answer(self) -> NDArray[np.float64]:
+        """Return the label tokens' logits, or a regression's outputs, [K], for what is here."""
+
+
+class Stages(Protocol):
+    """Everything that scores, loaded and ready; used by any number of threads."""
+
+    def tokens(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the audio tokens [n, W] of one window [n_mels, T]."""
+
+    def start(self) -> Judging:
+        """Begin a chunk."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the libraries that the scores depend on."""
+
+
+class SpeechLLMStages:
+    """The stages of a bundle.
+
+    The prompt's beginning is prefilled once, here; every chunk starts from a copy of its keys and
+    values.
+
+    Args:
+        config: The grader's configuration.
+        encoder: Tensors of the Whisper encoder.
+        projector: The projector's graph.
+        decoder: The language model.
+        head: Tensors `layer_weights` [layers + 1], `prefix` [P, W], `suffix` [S, W],
+            `answer.weight` [K, W] and `answer.bias` [K].
+        precision: `fp32`, `int8` or `int4`.
+        threads: Threads that one call may use.
+
+    Raises:
+        CheckpointError: A tensor is missing or of another shape.
+        UsageError: The longest sequence does not fit the language model or the memory limit.
+    """
+
+    def __init__(
+        self,
+        config: SpeechLLMConfig,
+        encoder: Path,
+        projector: Path,
+        decoder: Decoder,
+        head: Path,
+        *,
+        precision: str,
+        threads: int,
+    ) -> None:
+        decoder.check(config.longest_sequence)
+        self._longest = config.longest_sequence
+        tensors = Tensors(head)
+        width, prompt = config.language_model.width, config.prompt
+        answers = len(prompt.labels) or len(config.aspects)
+        self._layer_weights = tensors.read("layer_weights", (config.encoder.layers + 1,)).tolist()
+        prefix = tensors.read("prefix", (len(prompt.prefix_ids), width))
+        self._suffix = tensors.read("suffix", (len(prompt.suffix_ids), width))
+        self._weight = tensors.read("answer.weight", (answers, width)).astype(np.float64)
+        self._bias = tensors.read("answer.bias", (answers,)).astype(np.float64)
+        self._encoder = Encoder(
+            config.encoder,
+            Tensors(encoder).read,
+            precision=_ENCODER_PRECISION[precision],
+            threads=threads,
+        )
+        self._projector = session(projector, threads)
+        self._trunk = decoder.start(max(1, len(prefix)))
+        self._trunk.extend(prefix)
+
+    @classmethod
+    def open(
+        cls, config: SpeechLLMConfig, files: Mapping[str, Path], *, precision: str, threads: int
+    ) -> Self:
+        """Load a variant's files: `encoder`, `projector`, `language_model`, `head`.
+
+        Raises:
+            BackendError: ONNX Runtime cannot load a graph.
+            BundleError: The language model's graph is not one.
+            CheckpointError: A tensor is missing or of another shape.
+        """
+        return cls(
+            config,
+            files["encoder"],
+            files["projector"],
+            Decoder.open(files["language_model"], threads=threads),
+            files["head"],
+            precision=precision,
+            threads=threads,
+        )
+
+    def tokens(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode a window and project its frames."""
+        (frames,) = self._encoder.encode([mel], self._layer_weights)
+        found: NDArray[np.float32] = self._projector.run(["tokens"], {"frames": frames})[0]
+        return found
+
+    def start(self) -> Judging:
+        """Begin a chunk behind the prompt's beginning."""
+        return _Chunk(self, self._trunk.fork(self._longest))
+
+    def read(self, hidden: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the answer [K] that a hidden state [W] gives."""
+        found: NDArray[np.float64] = self._weight @ hidden.astype(np.float64) + self._bias
+        return found
+
+    @property
+    def suffix(self) -> NDArray[np.float32]:
+        """Embeddings of the prompt's end, float32 [S, W]."""
+        return self._suffix
+
+    def versions(self) -> dict[str, str]:
+        """Return ONNX Runtime's version."""
+        return {"onnxruntime": metadata.version("onnxruntime")}
+
+
+class _Chunk:
+    """A chunk's keys and values; they grow while its audio comes."""
+
+    def __init__(self, stages: SpeechLLMStages, sequence: Sequence) -> None:
+        self._stages = stages
+        self._sequence = sequence
+
+    def extend(self, tokens: NDArray[np.float32]) -> None:
+        """Prefill audio tokens."""
+        self._sequence.extend(tokens)
+
+    def answer(self) -> NDArray[np.float64]:
+        """Run the prompt's end, read the answer, and forget the prompt's end again."""
+        length = self._sequence.length
+        hidden = self._sequence.extend(self._stages.suffix)[-1]
+        self._sequence.rewind(length)
+        return self._stages.read(hidden)
+
+
+class TorchStages:
+    """The PyTorch reference behind the same interface; it computes a chunk when asked for it."""
+
+    def __init__(self, grader: SpeechLLM) -> None:
+        self.grader = grader
+
+    def tokens(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode a window and project its frames."""
+        import torch
+
+        with torch.inference_mode():
+            layers = torch.stack(self.grader.encoder(torch.from_numpy(mel)[None]), 1)
+            lengths = torch.tensor([layers.shape[2]])
+            found: NDArray[np.float32] = self.grader.projector(layers, lengths)[0].numpy()
+        return found
+
+    def start(self) -> Judging:
+        """Begin a chunk."""
+        return _TorchChunk(self.grader)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of PyTorch and transformers."""
+        return {name: metadata.version(name) for name in ("torch", "transformers")}
+
+
+class _TorchChunk:
+    def __init__(self, grader: SpeechLLM) -> None:
+        self._grader = grader
+        self._parts: list[torch.Tensor] = []
+
+    def extend(self, tokens: NDArray[np.float32]) -> None:
+        """Keep audio tokens."""
+        import torch
+
+        self._parts.append(torch.from_numpy(tokens))
+
+    def answer(self) -> NDArray[np.float64]:
+        """Run the whole sequence."""
+        import torch
+
+        grader = self._grader
+        with torch.inference_mode():
+            sequences = grader.sequences([torch.cat(self._parts)])
+            prefix = grader.prefix(0, grader.layers)
+            hidden = grader.run(sequences, 0, grader.layers, prefix)
+            found: NDArray[np.float64] = grader.answer(hidden)[0].double().numpy()
+        return found

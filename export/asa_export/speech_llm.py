@@ -1,0 +1,176 @@
+"""Export of the speech LLM: adapters merged, encoder, projector, language model and head.
+
+The language model keeps neither its embedding table nor its vocabulary projection: the prompt's
+embeddings and the rows of the answer are all of them that the grader reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.model import SpeechLLM
+from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
+from asa_engine.nn.lora import merge_lora
+from asa_export.exporter import Exporter, Variant
+from asa_export.graph import Graph
+from asa_export.language_model import (
+    TOKENS,
+    VOCABULARY,
+    DecoderLinears,
+    FloatDecoder,
+    decoder_model,
+    decoder_tensors,
+)
+from asa_export.language_model_config import DecoderConfig
+from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
+from asa_export.parity import REFERENCE
+from asa_export.speech import Speech
+from asa_export.weights import Weights
+
+__all__ = ["EXPORTER", "projector_model"]
+
+ENCODER: Final = "encoder.safetensors"
+PROJECTOR: Final = "projector.onnx"
+HEAD: Final = "head.safetensors"
+FOLDER: Final = "language_model"
+MERGED: Final = "merged.safetensors"
+REPORT: Final = "training.json"
+LINEARS: Final[dict[str, type[DecoderLinears]]] = {
+    "fp32": FloatDecoder,
+    "int8": Int8Decoder,
+    "int4": Int4Decoder,
+}
+
+
+def _validate(opened: Bundle) -> SpeechLLMConfig:
+    """Check that the source holds a whole, finite speech LLM."""
+    return SpeechLLM.load(opened.path).config
+
+
+def _build(
+    opened: Bundle,
+    config: SpeechLLMConfig,
+    work: Path,
+    variants: Sequence[Variant],
+    speech: Speech,
+) -> Stages:
+    """Write every artifact; return the stages that they serve."""
+    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT):
+        if (opened.path / file).is_file():
+            shutil.copyfile(opened.path / file, work / file)
+    grader = SpeechLLM.load(opened.path)
+    merge_lora(grader.language_model)
+    _write(work / ENCODER, {k: _halved(v) for k, v in grader.encoder.state_dict().items()})
+    _write(work / HEAD, _head(grader))
+    onnx.save(projector_model(grader, Weights(opened.path / WEIGHTS_NAME)), work / PROJECTOR)
+
+    folder = work / FOLDER
+    folder.mkdir()
+    shape = DecoderConfig.from_hugging_face(grader.language_model.decoder.config.to_dict())
+    state = grader.language_model.decoder.state_dict()
+    expected = decoder_tensors(shape).keys() - {TOKENS, VOCABULARY}
+    _write(folder / MERGED, {name: state[name.removeprefix("model.")] for name in expected})
+    weights = Weights(folder / MERGED)
+    stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
+    for backend, precision in variants:
+        graph = decoder_model(
+            shape, weights, LINEARS[precision](), positions=config.longest_sequence
+        )
+        onnx.save(graph, folder / f"{precision}.onnx")
+        files = (ENCODER, PROJECTOR, f"{FOLDER}/{precision}.onnx", HEAD)
+        for stage, file in zip(STAGE_NAMES, files, strict=True):
+            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = file
+    if "fp32" not in (precision for _, precision in variants):
+        (folder / MERGED).unlink()
+    return stages
+
+
+def projector_model(grader: SpeechLLM, weights: Weights) -> onnx.ModelProto:
+    """Build the projector: `frames` [T, D], layers already mixed -> `tokens` [ceil(T / stack), W].
+
+    Args:
+        grader: The reference.
+        weights: Any tensors; the graph keeps its own.
+    """
+    projector, config = grader.projector, grader.config
+    graph = Graph("projector", weights)
+
+    def constant(value: Tensor) -> str:
+        return graph.constant(value.detach().float().numpy())
+
+    x = graph.input("frames", ["frames", config.encoder.d_model])
+    norm = projector.frame_norm
+    x = graph.op(
+        "LayerNormalization",
+        x,
+        constant(norm.weight),
+        constant(norm.bias),
+        axis=-1,
+        epsilon=norm.eps,
+    )
+    stack, zero = graph.constant([config.stack], np.int64), graph.constant([0], np.int64)
+    count = graph.op("Shape", x, start=0, end=1)
+    # Mod of a negative number has the divisor's sign: what is missing to whole stacks.
+    missing = graph.op("Mod", graph.op("Neg", count), stack)
+    x = graph.op("Pad", x, graph.op("Concat", zero, zero, missing, zero, axis=0))
+    x = graph.op(
+        "Reshape", x, graph.constant([-1, config.stack * config.encoder.d_model], np.int64)
+    )
+    for index, layer in enumerate((projector.fc1, projector.fc2)):
+        x = graph.op("Gemm", x, constant(layer.weight), constant(layer.bias), transB=1)
+        if not index:
+            x = graph.op("Gelu", x)
+    x = graph.op(
+        "SimplifiedLayerNormalization",
+        x,
+        constant(projector.norm.weight),
+        axis=-1,
+        epsilon=projector.norm.eps,
+    )
+    graph.output(x, "tokens", ["tokens", config.language_model.width])
+    return graph.model()
+
+
+def _head(grader: SpeechLLM) -> dict[str, Tensor]:
+    """Return what is read beside the graphs: mix of layers, prompt, rows of the answer."""
+    model, prompt = grader.language_model, grader.config.prompt
+    weight: Tensor = model.output.weight[list(prompt.label_ids)]
+    bias = torch.zeros(len(weight))
+    if grader.head is not None:
+        weight, bias = grader.head.weight, grader.head.bias
+    return {
+        "layer_weights": grader.projector.layer_mix.softmax(0),
+        "prefix": model.embed(torch.tensor(prompt.prefix_ids, dtype=torch.long)),
+        "suffix": model.embed(torch.tensor(prompt.suffix_ids, dtype=torch.long)),
+        "answer.weight": weight,
+        "answer.bias": bias,
+    }
+
+
+def _halved(value: Tensor) -> Tensor:
+    """Return float16 where that loses nothing: published encoders are stored so."""
+    half = value.half()
+    return half if torch.equal(half.float(), value) else value
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    state = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    path.write_bytes(save(state))
+
+
+EXPORTER = Exporter(
+    targets={"onnx": ("onnxruntime", ("fp32", "int8", "int4"))},
+    validate=_validate,
+    build=_build,
+)
