@@ -19,7 +19,7 @@ __all__ = ["TRAINERS", "train"]
 TRAINERS = {
     "acoustic": "asa_engine.training.loop:train",
     "text": "asa_engine.graders.text.training:train",
-    "speech_llm": "asa_engine.graders.speech_llm.training:train",
+    "speech_llm": "asa_engine.training.speech_llm:train",
     "multi_aspect": "asa_engine.graders.multi_aspect.training:train",
 }
 

@@ -31,7 +31,6 @@ from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM, backbone_source
 from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.graders.speech_llm.recipe import ObjectiveRecipe, SpeechLLMRecipe
-from asa_engine.graders.speech_llm.warm_start import warm_start
 from asa_engine.metrics import mae, pcc, rmse, srcc
 from asa_engine.nn.language_model import load_language_model, load_tokenizer
 from asa_engine.nn.weights import load_whisper_encoder
@@ -42,6 +41,7 @@ from asa_engine.objectives import (
     soft_label_cross_entropy,
 )
 from asa_engine.training.data import Corpus, epoch_order, load_corpus
+from asa_engine.training.projector import warm_start
 from asa_engine.training.state import (
     Progress,
     load_modules,
