@@ -198,13 +198,11 @@ class _Comparison:
         """Train; return the mean loss of each epoch."""
         fit = self.recipe.fit
         rng = np.random.default_rng(seed)
+        parameters = list(system.parameters())
         optimizer = torch.optim.AdamW(
             [
-                {
-                    "params": [parameter],
-                    "weight_decay": fit.weight_decay if parameter.ndim > 1 else 0.0,
-                }
-                for parameter in system.parameters()
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": fit.weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
             ]
         )
         labels = torch.from_numpy(self.train.labels)
