@@ -10,6 +10,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "asa/balance.h"
+
 namespace asa {
 namespace {
 
@@ -127,12 +129,21 @@ void Encoder::set_layer(int index, const LayerWeights& w) {
   pack(to.v, dense_, pad_outputs(w.v_weight, width, 1).data(), pad_outputs(w.v_bias, 1, 1).data(),
        width, all);
   pack(to.o, dense_, o_weight.data(), w.o_bias, all, width);
-  pack(to.fc1, inner_, w.fc1_weight, w.fc1_bias, width, shape_.inner);
-  pack(to.fc2, inner_, w.fc2_weight, w.fc2_bias, shape_.inner, width);
+  const auto copy = [](const float* from, int count) {
+    return std::vector<float>(from, from + count);
+  };
+  FeedForward inner{copy(w.norm2_weight, width), copy(w.norm2_bias, width),
+                    copy(w.fc1_weight, width * shape_.inner), copy(w.fc1_bias, shape_.inner),
+                    copy(w.fc2_weight, width * shape_.inner)};
+  if (inner_ == Precision::int8) balance(inner);
+  // The first layer's norm meets channels of very unequal size; quantised, they cost the most.
+  const Precision first = index == 0 ? dense_ : inner_;
+  pack(to.fc1, first, inner.fc1_weight.data(), inner.fc1_bias.data(), width, shape_.inner);
+  pack(to.fc2, inner_, inner.fc2_weight.data(), w.fc2_bias, shape_.inner, width);
   to.norm1_weight = copy_of(w.norm1_weight, width, stride_);
   to.norm1_bias = copy_of(w.norm1_bias, width, stride_);
-  to.norm2_weight = copy_of(w.norm2_weight, width, stride_);
-  to.norm2_bias = copy_of(w.norm2_bias, width, stride_);
+  to.norm2_weight = copy_of(inner.norm_weight.data(), width, stride_);
+  to.norm2_bias = copy_of(inner.norm_bias.data(), width, stride_);
   ++layers_set_;
 }
 
@@ -265,7 +276,7 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
     scratch.input.reserve(std::max({conv_rows * words(dense_, kKernel * shape_.mels),
                                     block_rows * words(dense_, kKernel * stride_),
                                     block_rows * words(dense_, static_cast<int>(all)),
-                                    block_rows * words(inner_, shape_.width)}));
+                                    block_rows * words(dense_, shape_.width)}));
     scratch.input_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.width));
     scratch.context.reserve(block_rows * all + kGroup);
     scratch.hidden.reserve(block_rows * words(inner_, shape_.inner));

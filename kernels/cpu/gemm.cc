@@ -275,25 +275,54 @@ uint16_t bf16_of(float x) {
   return uint16_t((b + 0x7fff + ((b >> 16) & 1)) >> 16);
 }
 
+// Rounds to the nearest whole number, in [-127, 127].
+ASA_INLINE vf round_weight(vf x) {
+  constexpr float magic = 12582912.0f;  // 1.5 * 2^23
+  return min(max((x + magic) - magic, splat(-127.0f)), splat(127.0f));
+}
+
+// The scale of kGroup weights that leaves the least squared error: clipping the largest ones a
+// little makes the steps of all others finer.
+float best_scale(const float* w, float top) {
+  constexpr int steps = 8;
+  float best = 0.0f, least = 0.0f;
+  for (int step = 0; step < steps; ++step) {
+    const float scale = top * (1.0f - 0.03f * float(step)) / 127.0f, inverse = 1.0f / scale;
+    vf squares = splat(0.0f);
+    for (int k = 0; k < kGroup; k += kLanes) {
+      const vf off = round_weight(load(w + k) * inverse) * scale - load(w + k);
+      squares += off * off;
+    }
+    const float error = sum(squares);
+    if (step == 0 || error < least) {
+      least = error;
+      best = scale;
+    }
+  }
+  return best;
+}
+
 void pack_int8(const float* w, const Linear& to, int n) {
   const int words = words_of(Precision::int8, to.in);
   int8_t* panel = (int8_t*)(to.panels + size_t(n / kPanel) * words * kPanel) + n % kPanel * 4;
   for (int first = 0, group = 0; first < to.in; first += kGroup, ++group) {
-    const int end = first + kGroup < to.in ? first + kGroup : to.in;
-    float top = kLowest;
-    for (int k = first; k < end; ++k) {
-      const float magnitude = __builtin_fabsf(w[k]);
-      top = magnitude > top ? magnitude : top;
-    }
-    const float scale = top / 127.0f;
-    int32_t total = 0;
-    for (int k = first; k < end; ++k) {
-      const int q = int(__builtin_rintf(w[k] / scale));
-      panel[k / 4 * kPanel * 4 + k % 4] = int8_t(q);
+    const int count = to.in - first < kGroup ? to.in - first : kGroup;
+    float own[kGroup] = {}, whole[kGroup];
+    __builtin_memcpy(own, w + first, sizeof(float) * count);
+    vf top = splat(kLowest);
+    for (int k = 0; k < kGroup; k += kLanes) top = max(top, max(load(own + k), -load(own + k)));
+    const float scale = best_scale(own, highest(top)), inverse = 1.0f / scale;
+    vf total = splat(0.0f);
+    for (int k = 0; k < kGroup; k += kLanes) {
+      const vf q = round_weight(load(own + k) * inverse);
+      store(whole + k, q);
       total += q;
     }
+    for (int k = 0; k < count; ++k) {
+      panel[(first + k) / 4 * kPanel * 4 + k % 4] = int8_t(whole[k]);
+    }
     to.scale[group * to.out + n] = scale;
-    to.sum[group * to.out + n] = float(total);
+    to.sum[group * to.out + n] = sum(total);
   }
 }
 

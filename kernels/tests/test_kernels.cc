@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "asa/balance.h"
 #include "asa/encoder.h"
 #include "asa/isa.h"
 
@@ -273,6 +274,34 @@ void test_pool(const asa::Kernels& k) {
   check(relative_error(found, expected) < 1e-5, std::string(k.isa) + " pool");
 }
 
+// Another order of the inner units, the same sums; the last unit's weights are the largest.
+void test_balance() {
+  const int width = 5, inner = 7;
+  asa::FeedForward layer{noise(width, 1.0f, 20), noise(width, 1.0f, 21),
+                         noise(inner * width, 1.0f, 22), noise(inner, 1.0f, 23),
+                         noise(width * inner, 1.0f, 24)};
+  for (int i = 0; i < width; ++i) layer.fc1_weight[2 * width + i] = 50.0f;
+  const auto x = noise(width, 1.0f, 25);
+  const auto run = [&](const asa::FeedForward& f) {
+    std::vector<double> y(width);
+    for (int o = 0; o < inner; ++o) {
+      double sum = f.fc1_bias[o];
+      for (int i = 0; i < width; ++i) {
+        sum += f.fc1_weight[o * width + i] * double(x[i] * f.norm_weight[i] + f.norm_bias[i]);
+      }
+      for (int i = 0; i < width; ++i) y[i] += gelu(sum) * f.fc2_weight[i * inner + o];
+    }
+    return y;
+  };
+  const auto before = run(layer);
+  asa::balance(layer);
+  const auto after = run(layer);
+  for (int i = 0; i < width; ++i) {
+    check(std::abs(before[i] - after[i]) < 1e-9 * std::abs(before[i]), "balance");
+  }
+  check(layer.fc1_weight[(inner - 1) * width] == 50.0f, "balance: order");
+}
+
 // Workers asleep, awake in a session, more than the tasks, fewer than the last time: each task is
 // done once, by a thread the pool has.
 void test_thread_pool() {
@@ -301,6 +330,7 @@ void test_thread_pool() {
 
 int main() {
   test_thread_pool();
+  test_balance();
   const std::string list = asa::available_isas();
   for (std::size_t begin = 0; begin < list.size();) {
     const std::size_t end = std::min(list.find(", ", begin), list.size());

@@ -41,7 +41,7 @@ struct Sequence {
 
 // Precision::int8 keeps the feed-forward layers, two thirds of the arithmetic, in int8 and the rest
 // in bfloat16 where the CPU has it, float32 elsewhere: quantising the projections of attention too
-// would double the error.
+// would double the error, and the first layer's first product makes single frames fail.
 class Encoder {
  public:
   // Throws std::invalid_argument for an impossible shape or thread count.
