@@ -6,9 +6,11 @@ SOURCES := $(shell find kernels CMakeLists.txt pyproject.toml -type f 2>/dev/nul
 CMAKE := cmake -S . --no-warn-unused-cli
 JOBS ?= $(shell nproc)
 DEMO_AUDIO ?= examples/audio/demo.flac
+ASA_SHARED ?= ../shared
+SPEECH ?= $(ASA_SHARED)/data/speechocean762/train.jsonl
 
 .PHONY: help demo test kernel-tests sanitize sanitize-address sanitize-undefined neon lint format bench \
-	bench-smoke clean
+	bench-smoke bundles clean
 
 help:
 	@echo "make demo         install, then score a recording as a live stream"
@@ -19,6 +21,7 @@ help:
 	@echo "make lint         ruff, mypy and clang-format"
 	@echo "make format       let ruff and clang-format rewrite the sources"
 	@echo "make bench        every benchmark; writes benchmarks/results"
+	@echo "make bundles      a bundle of every grader in models/, in build/bundles"
 	@echo "make bench-smoke  the same, so short that its figures mean nothing"
 
 $(BIN)/python:
@@ -85,6 +88,9 @@ bench: $(VENV)/.dev
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/asa-engine bench --smoke --output build/bench
+
+bundles: $(VENV)/.dev
+	$(BIN)/python -m asa_export.bundles models build/bundles $(SPEECH)
 
 clean:
 	rm -rf build dist $(VENV)
