@@ -18,10 +18,18 @@ from transformers.utils import logging
 from asa_engine.errors import CheckpointError
 from asa_engine.nn.config import LanguageModelConfig
 
-__all__ = ["FAMILIES", "LanguageModel", "PrefixCache", "load_language_model", "load_tokenizer"]
+__all__ = [
+    "FAMILIES",
+    "LanguageModel",
+    "PrefixCache",
+    "load_language_model",
+    "load_tokenizer",
+    "read_pretrained",
+    "shape_of",
+]
 
 # Decoders of these families have the same parts: embed_tokens, layers, rotary_emb, norm.
-FAMILIES = ("llama", "qwen2", "phi3")
+FAMILIES = ("llama", "qwen2", "phi3", "phi4_multimodal")
 
 
 class PrefixCache:
@@ -52,22 +60,23 @@ class LanguageModel(nn.Module):
 
     Args:
         model: Hugging Face's `...ForCausalLM` of one of `FAMILIES`.
+        decoder: The decoder inside, where it is not `model.model`.
 
     Raises:
         CheckpointError: It is of another family.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, decoder: nn.Module | None = None) -> None:
         super().__init__()
         hugging_face: Any = model
-        if hugging_face.config.model_type not in FAMILIES:
+        self.decoder: Any = hugging_face.model if decoder is None else decoder
+        if self.decoder.config.model_type not in FAMILIES:
             raise CheckpointError(
-                f"the language model is of family {hugging_face.config.model_type!r}",
+                f"the language model is of family {self.decoder.config.model_type!r}",
                 mend=f"choose one of {', '.join(FAMILIES)}",
             )
-        self.config = shape_of(hugging_face.config)
-        self.decoder = hugging_face.model
-        self.output = hugging_face.get_output_embeddings()
+        self.config = shape_of(self.decoder.config)
+        self.output: Any = hugging_face.get_output_embeddings()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,7 +146,7 @@ def load_language_model(source: str | Path, dtype: torch.dtype = torch.float32) 
         CheckpointError: It is not there, cannot be read, or is of a family that is not known.
     """
     # The GGUF reader leaves a note of the quantisation behind, which no longer holds.
-    model = _load(AutoModelForCausalLM, source, dtype=dtype, attn_implementation="sdpa")
+    model = read_pretrained(AutoModelForCausalLM, source, dtype=dtype, attn_implementation="sdpa")
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -150,11 +159,21 @@ def load_language_model(source: str | Path, dtype: torch.dtype = torch.float32) 
 
 def load_tokenizer(source: str | Path) -> Any:
     """Read the tokenizer of a language model, like `load_language_model`."""
-    return _load(AutoTokenizer, source)
+    return read_pretrained(AutoTokenizer, source)
 
 
 def shape_of(config: Any) -> LanguageModelConfig:
-    """Return the shape that a Hugging Face configuration states."""
+    """Return the shape that a Hugging Face configuration states.
+
+    Its `positions` are those within which one way of computing holds: LongRoPE changes the factors
+    of every position once a sequence passes the original length, and sliding windows cut off what
+    is further back.
+    """
+    positions = [config.max_position_embeddings]
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        positions.append(config.original_max_position_embeddings)
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        positions.append(config.sliding_window)
     return LanguageModelConfig(
         family=config.model_type,
         vocabulary=config.vocab_size,
@@ -163,11 +182,16 @@ def shape_of(config: Any) -> LanguageModelConfig:
         heads=config.num_attention_heads,
         key_value_heads=config.num_key_value_heads,
         ffn=config.intermediate_size,
-        positions=config.max_position_embeddings,
+        positions=min(positions),
     )
 
 
-def _load(factory: Any, source: str | Path, **options: Any) -> Any:
+def read_pretrained(factory: Any, source: str | Path, **options: Any) -> Any:
+    """Call `factory.from_pretrained` quietly; a GGUF file in the folder is what is read.
+
+    Raises:
+        CheckpointError: It fails, for whatever reason.
+    """
     files = sorted(Path(source).glob("*.gguf")) if Path(source).is_dir() else []
     if files:
         options["gguf_file"] = files[0].name
