@@ -45,6 +45,9 @@ class GraderEntry:
         run: Starts scoring one recording: (config, stages, clock, request) -> `Run`.
         uses: Which texts of a `Request` the grader takes.
         extra: Names of asa-engine's extras that it needs, for people; "" if none.
+        open_reference: Opens the PyTorch stages that exports are compared with, (bundle, threads)
+            -> stages, where these are not those of the torch backend: a grader that recognises
+            words is compared on the same words.
     """
 
     name: str
@@ -55,6 +58,7 @@ class GraderEntry:
     run: Callable[..., Run]
     uses: tuple[str, ...] = ()
     extra: str = ""
+    open_reference: Callable[[Bundle, int], Any] | None = None
 
 
 class Run(Protocol):

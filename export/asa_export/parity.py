@@ -185,7 +185,10 @@ class Scorer:
         self.precision = precision
         self._entry = grader_entry(bundle.grader)
         self.config = self._entry.config(bundle.config)
-        self.stages = self._entry.open(bundle, Choice(backend, precision, "parity"), 1)
+        if (backend, precision) == REFERENCE and self._entry.open_reference is not None:
+            self.stages = self._entry.open_reference(bundle, 1)
+        else:
+            self.stages = self._entry.open(bundle, Choice(backend, precision, "parity"), 1)
         self._tap = _Tap(self.stages) if isinstance(self.stages, Backend) else None
 
     def score(

@@ -1,6 +1,6 @@
 """Export of the text grader: recogniser, text encoder and head, for every variant.
 
-Every variant hears the same words: the recogniser stays as it is in all of them. The text encoder
+Every variant hears the same words: they share one recogniser, its decoder in int8. The text encoder
 is a graph for ONNX Runtime or files of CTranslate2; the head is the checkpoint's.
 """
 
@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import save
 from transformers import BertModel
 
-from asa_engine.backbones import BACKBONES, backbone_folder
+from asa_engine.backbones import backbone_folder
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
 from asa_engine.graders.text.config import TextConfig
 from asa_engine.graders.text.model import TextGrader, bert_config, quiet
 from asa_engine.graders.text.transcript import TOKENIZER_NAME
 from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors
+from asa_export.ctranslate2 import convert_whisper
 from asa_export.exporter import Exporter, Variant
 from asa_export.parity import REFERENCE
 from asa_export.speech import Speech
@@ -60,7 +61,9 @@ def _build(
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     if config.is_whole:
         shutil.copyfile(folder / TOKENIZER_NAME, work / TOKENIZER_NAME)
-    words = _recogniser(config.backbones[RECOGNISER], work / RECOGNISER)
+    source = backbone_folder(config.backbones[RECOGNISER])
+    model = convert_whisper(source, work / RECOGNISER, "int8")
+    words = model.relative_to(work).as_posix()
     for backend, precision in variants:
         write = _onnx if backend == "onnxruntime" else _ctranslate2
         files = {
@@ -71,15 +74,6 @@ def _build(
         for stage, file in files.items():
             stages.setdefault(stage, {}).setdefault(backend, {})[precision] = file
     return stages
-
-
-def _recogniser(name: str, target: Path) -> str:
-    """Copy the recogniser, which every variant runs; return its model's path in the bundle."""
-    source = backbone_folder(name)
-    for file in BACKBONES[name].files:
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, target / file)
-    return f"{RECOGNISER}/model.bin"
 
 
 def _load(opened: Bundle, config: TextConfig) -> TextGrader:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade, Word
 from asa_engine.backbones import backbone_folder
-from asa_engine.backends import backend_class
 from asa_engine.bundle import WEIGHTS_NAME, Bundle
 from asa_engine.errors import BackendError
 from asa_engine.graders import GraderEntry
@@ -30,7 +30,7 @@ from asa_engine.graders.text.encoders import (
 )
 from asa_engine.graders.text.transcript import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.profiling import StageClock
-from asa_engine.recogniser import FATAL, Recogniser
+from asa_engine.recogniser import FATAL, Recogniser, Transcript
 from asa_engine.request import Request
 
 if TYPE_CHECKING:
@@ -40,10 +40,32 @@ __all__ = ["ENTRY", "TextRun", "TextStages", "judge_text"]
 
 SAMPLE_RATE_HZ = 16_000
 REFERENCE = "torch"
-# Every variant hears the same words, with the recogniser whose transcripts the grader was trained
-# on; what a variant's precision changes is how they are read.
+# Every exported variant hears the same words, with the recogniser whose transcripts the grader was
+# trained on; what its precision changes is how they are read. The torch backend is Hugging Face's
+# pipeline from end to end, and hears what Hugging Face's Whisper hears.
 HEARING = "int8"
 ENCODER = "text_encoder"
+
+
+class Recognition(Protocol):
+    """One recording being transcribed."""
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of the closed windows."""
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take float32 samples at 16 kHz."""
+
+    def finish(self) -> Transcript:
+        """Return all that was said."""
+
+
+class Recognises(Protocol):
+    """A recogniser: the engine's own, or the reference."""
+
+    def start(self) -> Recognition:
+        """Start on one recording."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class TextStages:
         libraries: Library -> version, for the receipt.
     """
 
-    recogniser: Recogniser
+    recogniser: Recognises
     pieces: WordPieces
     encoder: TextEncoder
     head: Head
@@ -184,7 +206,13 @@ def _joined(words: tuple[Word, ...]) -> str:
 def _open(bundle: Bundle, choice: Choice, threads: int) -> TextStages:
     config = TextConfig.from_dict(bundle.config)
     if choice.backend == REFERENCE:
-        return _open_reference(bundle, config, choice.precision, threads)
+        if choice.precision != "fp32":
+            raise BackendError(f"torch runs the text grader at fp32, not {choice.precision}")
+        _need_torch()
+        from asa_engine.recogniser.reference import open_reference
+
+        recogniser = open_reference(backbone_folder(config.backbones["recogniser"]))
+        return _torch_stages(bundle, config, recogniser, threads)
     file = bundle.file(ENCODER, choice.backend, choice.precision)
     encoder: TextEncoder
     if choice.backend == "onnxruntime":
@@ -196,9 +224,9 @@ def _open(bundle: Bundle, choice: Choice, threads: int) -> TextStages:
             f"the {choice.backend} backend does not run the text grader",
             mend="choose another backend",
         )
-    recogniser = bundle.file("recogniser", choice.backend, choice.precision).parent
+    words = bundle.file("recogniser", choice.backend, choice.precision).parent
     return TextStages(
-        Recogniser.open(recogniser, precision=HEARING, threads=threads),
+        Recogniser.open(words, precision=HEARING, threads=threads),
         WordPieces.open(bundle.path / ENCODER / TOKENIZER_NAME, config.max_pieces),
         encoder,
         Head.open(bundle.path / WEIGHTS_NAME, config),
@@ -206,12 +234,18 @@ def _open(bundle: Bundle, choice: Choice, threads: int) -> TextStages:
     )
 
 
-def _open_reference(bundle: Bundle, config: TextConfig, precision: str, threads: int) -> TextStages:
-    """Open Hugging Face's BERT on a checkpoint and its backbone, behind the same recogniser."""
-    if not (found := backend_class(REFERENCE).availability()).usable:
-        raise BackendError("the torch backend cannot run here", mend=found.reason)
-    if precision != "fp32":
-        raise BackendError(f"the text grader's reference runs at fp32, not {precision}")
+def _open_reference(bundle: Bundle, threads: int) -> TextStages:
+    """Open Hugging Face's BERT behind the recogniser that the exported variants run."""
+    config = TextConfig.from_dict(bundle.config)
+    folder = backbone_folder(config.backbones["recogniser"])
+    recogniser = Recogniser.open(folder, precision=HEARING, threads=threads)
+    return _torch_stages(bundle, config, recogniser, threads)
+
+
+def _torch_stages(
+    bundle: Bundle, config: TextConfig, recogniser: Recognises, threads: int
+) -> TextStages:
+    _need_torch()
     import torch
 
     from asa_engine.graders.text.model import TextGrader
@@ -219,14 +253,21 @@ def _open_reference(bundle: Bundle, config: TextConfig, precision: str, threads:
     torch.set_num_threads(threads)
     backbone = None if config.is_whole else backbone_folder(config.backbones[ENCODER])
     tokenizer = (bundle.path if backbone is None else backbone) / TOKENIZER_NAME
-    recogniser = backbone_folder(config.backbones["recogniser"])
     return TextStages(
-        Recogniser.open(recogniser, precision=HEARING, threads=threads),
+        recogniser,
         WordPieces.open(tokenizer, config.max_pieces),
         TorchEncoder(TextGrader.load(bundle.path, backbone)),
         Head.open(bundle.path / WEIGHTS_NAME, config),
         _versions("ctranslate2", "tokenizers", "torch", "transformers"),
     )
+
+
+def _need_torch() -> None:
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise BackendError(
+            f"the torch backend needs {' and '.join(missing)}",
+            mend="pip install 'asa-engine[train,bench]'",
+        )
 
 
 def _versions(*packages: str) -> dict[str, str]:
@@ -241,4 +282,5 @@ ENTRY = GraderEntry(
     open=_open,
     run=TextRun,
     extra="recogniser",
+    open_reference=_open_reference,
 )

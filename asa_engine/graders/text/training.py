@@ -288,7 +288,9 @@ class _Comparison:
             "seconds": round(sum(run["seconds"] for found in runs.values() for run in found), 1),
         }
         grader = TextGrader(config, self.bert)
-        grader.load_state_dict(load_file(self.work / f"{self.recipe.ship}.safetensors"), strict=False)
+        grader.load_state_dict(
+            load_file(self.work / f"{self.recipe.ship}.safetensors"), strict=False
+        )
         grader.save(
             output,
             {
