@@ -69,14 +69,16 @@ class LanguageModel(nn.Module):
     def __init__(self, model: nn.Module, decoder: nn.Module | None = None) -> None:
         super().__init__()
         hugging_face: Any = model
-        self.decoder: Any = hugging_face.model if decoder is None else decoder
-        if self.decoder.config.model_type not in FAMILIES:
+        core: Any = hugging_face.model if decoder is None else decoder
+        family = core.config.model_type
+        if family not in FAMILIES:
             raise CheckpointError(
-                f"the language model is of family {self.decoder.config.model_type!r}",
+                f"the language model is of family {family!r}",
                 mend=f"choose one of {', '.join(FAMILIES)}",
             )
-        self.config = shape_of(self.decoder.config)
-        self.output: Any = hugging_face.get_output_embeddings()
+        self.config = shape_of(core.config)
+        self.decoder = core
+        self.output = hugging_face.get_output_embeddings()
 
     @property
     def dtype(self) -> torch.dtype:
