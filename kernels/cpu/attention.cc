@@ -19,33 +19,34 @@ ASA_INLINE vi lane_index() {
   return index;
 }
 
-template <class Op>
+template <class Op, bool kWindowed>
 class TileAttention {
  public:
   TileAttention(const Attention& a, int tile, int head)
       : a_(a),
         words_(words_of(Op::precision, a.head_width)),
-        panels_((a.length + kPanel - 1) / kPanel),
+        query_(tile * kRows),
+        begin_(query_ > a.reach ? (query_ - a.reach) / kPanel : 0),
+        end_(a.length - query_ - kRows < a.reach ? a.length : query_ + kRows + a.reach),
         queries_(a.queries + (size_t(tile) * a.heads + head) *
                                  chunks_of(Op::precision, a.head_width) * kTileWords),
         keys_(a.keys + size_t(head) * a.key_panels * words_ * kPanel),
         values_(a.values + size_t(head) * (a.head_width / kPanel) * a.key_words * kPanel) {}
 
-  // Sets each row's shift to its highest score over the first `panels` panels.
-  void find_shift(int panels) {
+  // Sets each row's shift to its highest score over the first panel of keys within reach, or all.
+  void find_shift(bool all) {
     vf top[kRows];
     for (int r = 0; r < kRows; ++r) top[r] = splat(kLowestScore);
-    for (int p = 0; p < panels; ++p) {
+    for (int p = begin_; p == begin_ || (all && p * kPanel < end_); ++p) {
       vf score[kRows][kVectors];
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kVectors; ++v) score[r][v] = splat(0.0f);
       }
       multiply<Op>(queries_, keys_ + size_t(p) * words_ * kPanel, words_, score);
       for (int v = 0; v < kVectors; ++v) {
-        const vi counts = lane_index() + (p * kPanel + v * kLanes) < a_.length;
         for (int r = 0; r < kRows; ++r) {
-          top[r] = max(top[r], counts ? score[r][v] : splat(kLowestScore));
-          if (p == 0) store(first_[r] + v * kLanes, score[r][v]);
+          top[r] = max(top[r], counts(p, r, v) ? score[r][v] : splat(kLowestScore));
+          if (p == begin_) store(first_[r] + v * kLanes, score[r][v]);
         }
       }
     }
@@ -57,22 +58,23 @@ class TileAttention {
     constexpr int kBlockWords = kBlockChunks * kChunkWords;
     constexpr int kWordsAPanel = kPanel / inputs_per_word(Op::precision);
     constexpr int kBlockPanels = kBlockWords / kWordsAPanel;
-    const int words = words_of(Op::precision, a_.length);
+    const int from = begin_ * kWordsAPanel, words = words_of(Op::precision, end_) - from;
+    const int panels = (end_ - begin_ * kPanel + kPanel - 1) / kPanel;
     for (int r = 0; r < kRows; ++r) total_[r] = splat(0.0f);
-    for (int first = 0; first < panels_; first += kBlockPanels) {
-      const int count = panels_ - first < kBlockPanels ? panels_ - first : kBlockPanels;
+    for (int first = 0; first < panels; first += kBlockPanels) {
+      const int count = panels - first < kBlockPanels ? panels - first : kBlockPanels;
       for (int p = 0; p < count; ++p) {
         const int word = p * kWordsAPanel;
         int32_t* to = weights_ + word / kChunkWords * kTileWords + word % kChunkWords;
-        if ((first + p) * kPanel + kLanes < a_.length) {
-          weigh<kVectors>(first + p, to);
+        if ((begin_ + first + p) * kPanel + kLanes < end_) {
+          weigh<kVectors>(begin_ + first + p, to);
         } else {
-          weigh<1>(first + p, to);
+          weigh<1>(begin_ + first + p, to);
         }
       }
       const int left = words - first * kWordsAPanel;
-      add_values(first * kWordsAPanel, left < kBlockWords ? left : kBlockWords, first == 0, out,
-                 stride);
+      add_values(from + first * kWordsAPanel, left < kBlockWords ? left : kBlockWords, first == 0,
+                 out, stride);
     }
     for (int r = 0; r < kRows; ++r) {
       const float total = sum(total_[r]);
@@ -86,12 +88,21 @@ class TileAttention {
   }
 
  private:
+  // Which keys of a panel's vector count for a row.
+  ASA_INLINE vi counts(int panel, int row, int vector) const {
+    const vi key = lane_index() + (panel * kPanel + vector * kLanes);
+    const vi inside = key < a_.length;
+    if constexpr (!kWindowed) return inside;
+    const vi apart = key - (query_ + row);
+    return inside & (apart <= a_.reach) & (apart >= -a_.reach);
+  }
+
   // Softmax weights of the first V vectors of a panel's keys, the others being past the end,
   // packed as the rows of the product with the values.
   template <int V>
   ASA_INLINE void weigh(int panel, int32_t* to) {
     vf score[kRows][V];
-    if (panel == 0) {
+    if (panel == begin_) {
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -112,10 +123,13 @@ class TileAttention {
         score[r][v] = exp2<Op::precision == Precision::bf16>(score[r][v]);
       }
     }
-    if ((panel + 1) * kPanel > a_.length) {
+    if (kWindowed || (panel + 1) * kPanel > a_.length) {
       for (int v = 0; v < V; ++v) {
-        const vi counts = lane_index() + (panel * kPanel + v * kLanes) < a_.length;
-        for (int r = 0; r < kRows; ++r) score[r][v] = counts ? score[r][v] : splat(0.0f);
+        const vi inside = counts(panel, 0, v);
+        for (int r = 0; r < kRows; ++r) {
+          const vi mask = kWindowed ? counts(panel, r, v) : inside;
+          score[r][v] = mask ? score[r][v] : splat(0.0f);
+        }
       }
     }
 #pragma GCC unroll 12
@@ -152,32 +166,34 @@ class TileAttention {
   }
 
   const Attention& a_;
-  const int words_;   // of one query or key
-  const int panels_;  // that hold keys which count
+  const int words_;  // of one query or key
+  const int query_;  // the first one
+  const int begin_;  // first panel of keys within reach
+  const int end_;    // past the last key within reach
   const int32_t* const queries_;
   const int32_t* const keys_;
   const int32_t* const values_;
   float shift_[kRows];
   vf total_[kRows];
-  float first_[kRows][kPanel];  // scores of the first panel
+  float first_[kRows][kPanel];  // scores of the first panel within reach
   alignas(64) int32_t weights_[kBlockChunks * kTileWords];
 };
 
-template <class Op>
+template <class Op, bool kWindowed>
 void attend_at(const Attention& a, int tile, int head, float* out, int stride) {
-  TileAttention<Op> attention(a, tile, head);
-  attention.find_shift(1);
+  TileAttention<Op, kWindowed> attention(a, tile, head);
+  attention.find_shift(kWindowed);
   if (attention.run(out, stride)) return;
-  attention.find_shift((a.length + kPanel - 1) / kPanel);
+  attention.find_shift(true);
   attention.run(out, stride);
 }
 
 void attend(const Attention& a, int tile, int head, float* out, int stride) {
-  if (a.precision == Precision::bf16) {
-    attend_at<Bf16>(a, tile, head, out, stride);
-  } else {
-    attend_at<Fp32>(a, tile, head, out, stride);
-  }
+  const bool windowed = a.reach < a.length;
+  const auto attend = a.precision == Precision::bf16
+                          ? (windowed ? attend_at<Bf16, true> : attend_at<Bf16, false>)
+                          : (windowed ? attend_at<Fp32, true> : attend_at<Fp32, false>);
+  attend(a, tile, head, out, stride);
 }
 
 }  // namespace

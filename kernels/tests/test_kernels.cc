@@ -170,9 +170,10 @@ void test_layer_norm(const asa::Kernels& k, int width, int rows) {
 }
 
 // q_scale 30 makes scores of thousands: the shift taken from the first keys overflows.
-void test_attention(const asa::Kernels& k, Precision precision, int length, float q_scale) {
-  const std::string what =
-      std::string(k.isa) + " attention " + name_of(precision) + " " + std::to_string(length);
+void test_attention(const asa::Kernels& k, Precision precision, int length, float q_scale,
+                    int reach = 1 << 30) {
+  const std::string what = std::string(k.isa) + " attention " + name_of(precision) + " " +
+                           std::to_string(length) + " reach " + std::to_string(reach);
   const int panel = k.gemm.geometry.panel, tile = k.gemm.geometry.rows;
   const int heads = 2, head = 2 * panel, all = heads * head;
   const int tiles = (length + tile - 1) / tile, rows = tiles * tile;
@@ -186,7 +187,8 @@ void test_attention(const asa::Kernels& k, Precision precision, int length, floa
   asa::Buffer values(std::size_t(panels) * panel * heads * words);
   const asa::Attention a{precision,     heads,    head,
                          length,        q.ints(), keys.ints(),
-                         values.ints(), panels,   panels * panel / asa::inputs_per_word(precision)};
+                         values.ints(), panels,   panels * panel / asa::inputs_per_word(precision),
+                         reach};
   k.gemm.queries(input.rows, w.linear, rows, a, 0);
   k.gemm.keys(input.rows, w.linear, rows, a, 0);
   k.gemm.values(input.rows, w.linear, rows, a, 0);
@@ -204,6 +206,7 @@ void test_attention(const asa::Kernels& k, Precision precision, int length, floa
       std::vector<double> score(length);
       double top = -1e300, total = 0;
       for (int c = 0; c < length; ++c) {
+        if (std::abs(r - c) > reach) score[c] = -1e30;
         for (int i = h * head; i < (h + 1) * head; ++i) score[c] += y[r * all + i] * y[c * all + i];
         top = std::max(top, score[c]);
       }
@@ -350,6 +353,10 @@ int main() {
       test_attention(k, Precision::bf16, length, 0.5f);
     }
     test_attention(k, Precision::fp32, 300, 30.0f);
+    for (int reach : {0, 1, 31, 64, 299}) {
+      test_attention(k, Precision::fp32, 300, 1.0f, reach);
+      test_attention(k, Precision::bf16, 301, 0.5f, reach);
+    }
     test_log_mel(k);
     test_pool(k);
     std::printf("%s: done\n", k.isa);

@@ -1,4 +1,4 @@
-// Attention over one sequence, keys in blocks, softmax never materialised.
+// Attention over one sequence, full or windowed, keys in blocks, softmax never materialised.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +12,19 @@ namespace asa {
 struct Attention {
   Precision precision;  // fp32 or bf16
   int heads;
-  int head_width;    // a multiple of the panel; what pads a head is zero
-  int length;        // keys that count
-  int32_t* queries;  // [tiles][heads][chunks][rows][kChunkWords]
-  int32_t* keys;     // [heads][key_panels][words of a head][panel]
-  int32_t* values;   // [heads][head_width / panel][key_words][panel]
-  int key_panels;    // room for keys, in panels
-  int key_words;     // room for keys, in words
+  int head_width;       // a multiple of the panel; what pads a head is zero
+  int length;           // keys that count
+  int32_t* queries;     // [tiles][heads][chunks][rows][kChunkWords]
+  int32_t* keys;        // [heads][key_panels][words of a head][panel]
+  int32_t* values;      // [heads][head_width / panel][key_words][panel]
+  int key_panels;       // room for keys, in panels
+  int key_words;        // room for keys, in words
+  int reach = 1 << 30;  // a query attends keys at most so far from it, on either side
 };
 
 struct AttentionKernels {
-  // Writes softmax(q k^T) v of one tile of queries and one head: [rows][head_width].
+  // Writes softmax(q k^T) v of one tile of queries and one head: [rows][head_width]. Work grows
+  // with the keys within reach, not with the length.
   void (*attend)(const Attention& a, int tile, int head, float* out, int stride);
 };
 
