@@ -14,13 +14,13 @@ from asa_engine.graders.text.model import TextGrader, bert_config
 
 WORDS = ("the", "cat", "sat", "on", "mat", "dog", "ran", "home", "early", "again", "we", "##s")
 SHAPE = BertShape(
-    vocabulary=4 + len(WORDS), width=64, layers=3, heads=4, ffn=96, positions=64, segments=2
+    vocabulary=5 + len(WORDS), width=64, layers=3, heads=4, ffn=96, positions=64, segments=2
 )
 
 
 def make_tokenizer(path: Path) -> Path:
     """Write a word-piece tokenizer of a few words."""
-    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS)
+    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, "[MASK]")
     vocabulary = {name: index for index, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()

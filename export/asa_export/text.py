@@ -28,7 +28,7 @@ from asa_export.parity import REFERENCE
 from asa_export.speech import Speech
 from asa_export.weights import Weights
 
-__all__ = ["EXPORTER"]
+__all__ = ["EXPORTER", "write_ctranslate2", "write_onnx"]
 
 ENCODER = "text_encoder"
 BERT_NAME = "bert.safetensors"
@@ -65,7 +65,7 @@ def _build(
     model = convert_whisper(source, work / RECOGNISER, "int8")
     words = model.relative_to(work).as_posix()
     for backend, precision in variants:
-        write = _onnx if backend == "onnxruntime" else _ctranslate2
+        write = write_onnx if backend == "onnxruntime" else write_ctranslate2
         files = {
             RECOGNISER: words,
             ENCODER: write(grader, folder, precision),
@@ -87,7 +87,7 @@ def _tokenizer(opened: Bundle, config: TextConfig) -> Path:
     return backbone_folder(config.backbones[ENCODER]) / TOKENIZER_NAME
 
 
-def _onnx(grader: TextGrader, folder: Path, precision: str) -> str:
+def write_onnx(grader: TextGrader, folder: Path, precision: str) -> str:
     """Write BERT as a graph; at float32 its weights lie beside it."""
     shape = grader.config.encoder
     state = {name: value.contiguous() for name, value in grader.bert.state_dict().items()}
@@ -105,7 +105,7 @@ def _onnx(grader: TextGrader, folder: Path, precision: str) -> str:
     return f"{ENCODER}/{file.name}"
 
 
-def _ctranslate2(grader: TextGrader, folder: Path, precision: str) -> str:
+def write_ctranslate2(grader: TextGrader, folder: Path, precision: str) -> str:
     """Write BERT as CTranslate2's converter does."""
     from ctranslate2.converters import TransformersConverter
 
