@@ -176,7 +176,8 @@ class Whisper:
             end = steps[after] / FRAMES_PER_S if after in steps else duration_s
             last = min(max(end, start), duration_s)
             probability = float(np.mean(aligned.text_token_probs[at:after]))
-            if text := self._vocabulary.text(group).strip():
+            text = self._vocabulary.text(group).strip()
+            if any(character.isalnum() for character in text):
                 words.append(Word(text, start, last, min(max(probability, 0.0), 1.0)))
             at = after
         return tuple(words)
