@@ -72,11 +72,11 @@ def summary(
         found = [figures(run, dev, config) for run in runs]
         objectives[name] = {
             metric: {
-                "mean": round(float(np.mean([run[metric] for run in found])), 4),
-                "deviation": round(float(np.std([run[metric] for run in found], ddof=1)), 4)
+                "mean": _rounded(np.mean([run[metric] for run in found])),
+                "deviation": _rounded(np.std([run[metric] for run in found], ddof=1))
                 if len(found) > 1
                 else None,
-                "runs": [round(run[metric], 4) for run in found],
+                "runs": [_rounded(run[metric]) for run in found],
             }
             for metric in found[0]
         }
@@ -87,13 +87,18 @@ def summary(
     return {
         "objectives": objectives,
         "baseline": {
-            "accuracy": round(accuracy(always), 4),
-            "macro_accuracy": round(macro_accuracy(always), 4),
-            "macro_f1": round(macro_f1(always), 4),
-            "rmse": round(float(dev.scores.std()), 4),
+            "accuracy": _rounded(accuracy(always)),
+            "macro_accuracy": _rounded(macro_accuracy(always)),
+            "macro_f1": _rounded(macro_f1(always)),
+            "rmse": _rounded(dev.scores.std()),
         },
         "confusion": confusions,
     }
+
+
+def _rounded(value: float | np.floating[Any]) -> float | None:
+    """Return a figure of four places; `None` where it is not defined, which JSON has no NaN for."""
+    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def error_by_duration(dev: Side, predicted: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:

@@ -288,9 +288,8 @@ class _Comparison:
             "seconds": round(sum(run["seconds"] for found in runs.values() for run in found), 1),
         }
         grader = TextGrader(config, self.bert)
-        grader.load_state_dict(
-            load_file(self.work / f"{self.recipe.ship}.safetensors"), strict=False
-        )
+        shipped_weights = load_file(self.work / f"{self.recipe.ship}.safetensors")
+        grader.load_state_dict(shipped_weights, strict=False)
         grader.save(
             output,
             {
