@@ -26,12 +26,13 @@ SPEECH_PROBABILITY: Final = 0.5
 MIN_SPEECH_FRAMES: Final = 4
 LEAD_FRAMES: Final = 32
 
-# A pause of so many frames closes a window of at least so many. The longer a window has run, the
+# A pause of so many frames closes a window of at least so many. Fewer, longer windows cost less in
+# all; what is open at the end is what the learner waits for. The longer a window has run, the
 # shorter a pause will do; nothing is cut in mid sentence where there is a choice.
 PAUSES: Final = (
     (1, round(2 * FRAMES_PER_S)),
-    (round(8 * FRAMES_PER_S), 16),
-    (round(15 * FRAMES_PER_S), 6),
+    (round(14 * FRAMES_PER_S), 16),
+    (round(18 * FRAMES_PER_S), 6),
 )
 MAX_FRAMES: Final = round(28 * FRAMES_PER_S)
 MAX_WINDOW_SAMPLES: Final = MAX_FRAMES * FRAME_SAMPLES

@@ -71,9 +71,9 @@ def _windows(audio: NDArray[np.float32], chunk: int) -> list[SpeechWindow]:
 
 
 def test_windows_close_at_pauses_and_lose_no_speech() -> None:
-    audio = _audio(("q", 3), ("s", 9), ("q", 0.8), ("s", 5), ("q", 0.3), ("s", 12), ("q", 0.5))
+    audio = _audio(("q", 3), ("s", 14), ("q", 0.8), ("s", 5), ("q", 0.3), ("s", 11), ("q", 0.5))
     found = _windows(audio, 4000)
-    assert [round(w.start / RATE, 1) for w in found] == [2.1, 12.3]
+    assert [round(w.start / RATE, 1) for w in found] == [2.1, 17.3]
     assert found[0].start / RATE + found[0].speech_from_s == pytest.approx(3, abs=0.04)
     loud = np.abs(audio) > 0.1
     for window in found:
@@ -125,7 +125,7 @@ def test_chunks_do_not_matter(chunks: list[int], seed: int) -> None:
 def test_closed_windows_are_final_and_heard_once() -> None:
     model = EchoModel()
     recognition = Recogniser(model).start()
-    recognition.push(_audio(("s", 9), ("q", 1)))
+    recognition.push(_audio(("s", 15), ("q", 1)))
     before = recognition.words
     assert len(model.given) == 1
     assert before
@@ -136,7 +136,7 @@ def test_closed_windows_are_final_and_heard_once() -> None:
     assert transcript.words[: len(before)] == before
     times = [t for word in transcript.words for t in (word.start_s, word.end_s)]
     assert times == sorted(times)
-    assert times[-1] <= 13
+    assert times[-1] <= 19
 
 
 def test_words_do_not_begin_before_anybody_speaks() -> None:
