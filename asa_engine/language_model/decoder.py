@@ -105,6 +105,25 @@ class Decoder:
         self.check(capacity)
         return Sequence(self, capacity)
 
+    def resume(self, state: NDArray[np.float32]) -> Sequence:
+        """Return a full sequence of which another decoder, of the same shape, gave the `state`.
+
+        Args:
+            state: Keys, then values, float32 [2, layers, heads, n, head_width].
+
+        Raises:
+            UsageError: As for `check`.
+            ValueError: The state is of another shape.
+        """
+        if state.ndim != 5 or state.shape[:3] != (len(_PARTS), self.layers, self.heads):
+            raise ValueError(f"a state of shape {list(state.shape)} is not this decoder's")
+        sequence = self.start(state.shape[3])
+        for part, of_layers in zip(_PARTS, state, strict=True):
+            for layer, values in enumerate(of_layers):
+                sequence.kept[f"{part}_{layer}"][0] = values
+        sequence.length = sequence.capacity
+        return sequence
+
 
 class Sequence:
     """One sequence: what was run through the decoder so far. Not for two threads at once.
@@ -114,22 +133,25 @@ class Sequence:
         capacity: Most positions it will have.
 
     Attributes:
+        capacity: Most positions.
         length: Positions so far.
+        kept: Keys and values of each layer, float32 [1, heads, capacity, head_width].
     """
 
     def __init__(self, decoder: Decoder, capacity: int) -> None:
         self._decoder = decoder
         self._binding = decoder.graph.io_binding()
-        self._kept: dict[str, NDArray[np.float32]] = {}
+        self.kept: dict[str, NDArray[np.float32]] = {}
         self.capacity = capacity
         self.length = 0
         shape = (1, decoder.heads, capacity, decoder.head_width)
-        for layer in range(decoder.layers):
+        self._layers = range(decoder.layers)
+        for layer in self._layers:
             for part in _PARTS:
                 # Pages that are never written to take no memory.
                 name = f"{part}_{layer}"
-                self._kept[name] = np.zeros(shape, np.float32)
-                value = _shared(self._kept[name])
+                self.kept[name] = np.zeros(shape, np.float32)
+                value = _shared(self.kept[name])
                 self._binding.bind_ortvalue_input(name, value)
                 self._binding.bind_ortvalue_output(f"new_{name}", value)
 
@@ -164,6 +186,15 @@ class Sequence:
             raise ValueError(f"cannot rewind {self.length} positions to {length}")
         self.length = length
 
+    def state(self) -> NDArray[np.float32]:
+        """Return keys, then values, of all positions, [2, layers, heads, length, head_width]."""
+        return np.stack(
+            [
+                [self.kept[f"{part}_{layer}"][0, :, : self.length] for layer in self._layers]
+                for part in _PARTS
+            ]
+        )
+
     def fork(self, capacity: int | None = None) -> Sequence:
         """Return a sequence of its own that begins like this one.
 
@@ -174,8 +205,8 @@ class Sequence:
             UsageError: As for `Decoder.start`.
         """
         other = self._decoder.start(max(capacity or self.capacity, self.length))
-        for name, values in self._kept.items():
-            other._kept[name][:, :, : self.length] = values[:, :, : self.length]
+        for name, values in self.kept.items():
+            other.kept[name][:, :, : self.length] = values[:, :, : self.length]
         other.length = self.length
         return other
 

@@ -21,6 +21,7 @@ from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
+from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.lora import merge_lora
 from asa_export.exporter import Exporter, Variant
 from asa_export.graph import Graph
@@ -47,7 +48,6 @@ FOLDER: Final = "language_model"
 MERGED: Final = "merged.safetensors"
 REPORT: Final = "training.json"
 LINEARS: Final[dict[str, type[DecoderLinears]]] = {
-    "fp32": FloatDecoder,
     "int8": Int8Decoder,
     "int4": Int4Decoder,
 }
@@ -72,7 +72,6 @@ def _build(
     grader = SpeechLLM.load(opened.path)
     merge_lora(grader.language_model)
     _write(work / ENCODER, {k: _halved(v) for k, v in grader.encoder.state_dict().items()})
-    _write(work / HEAD, _head(grader))
     onnx.save(projector_model(grader, Weights(opened.path / WEIGHTS_NAME)), work / PROJECTOR)
 
     folder = work / FOLDER
@@ -82,16 +81,22 @@ def _build(
     expected = decoder_tensors(shape).keys() - {TOKENS, VOCABULARY}
     _write(folder / MERGED, {name: state[name.removeprefix("model.")] for name in expected})
     weights = Weights(folder / MERGED)
+    exact = folder / "fp32.onnx"
+    onnx.save(
+        decoder_model(shape, weights, FloatDecoder(), positions=config.longest_sequence), exact
+    )
+    _write(work / HEAD, _head(grader, Decoder.open(exact, threads=1)))
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
-        graph = decoder_model(
-            shape, weights, LINEARS[precision](), positions=config.longest_sequence
-        )
-        onnx.save(graph, folder / f"{precision}.onnx")
+        if precision != "fp32":
+            linears = LINEARS[precision]()
+            graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
+            onnx.save(graph, folder / f"{precision}.onnx")
         files = (ENCODER, PROJECTOR, f"{FOLDER}/{precision}.onnx", HEAD)
         for stage, file in zip(STAGE_NAMES, files, strict=True):
             stages.setdefault(stage, {}).setdefault(backend, {})[precision] = file
     if "fp32" not in (precision for _, precision in variants):
+        exact.unlink()
         (folder / MERGED).unlink()
     return stages
 
@@ -142,16 +147,19 @@ def projector_model(grader: SpeechLLM, weights: Weights) -> onnx.ModelProto:
     return graph.model()
 
 
-def _head(grader: SpeechLLM) -> dict[str, Tensor]:
+def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
     """Return what is read beside the graphs: mix of layers, prompt, rows of the answer."""
     model, prompt = grader.language_model, grader.config.prompt
     weight: Tensor = model.output.weight[list(prompt.label_ids)]
     bias = torch.zeros(len(weight))
     if grader.head is not None:
         weight, bias = grader.head.weight, grader.head.bias
+    prefix = model.embed(torch.tensor(prompt.prefix_ids, dtype=torch.long))
+    sequence = decoder.start(len(prefix))
+    sequence.extend(prefix.detach().numpy())
     return {
         "layer_weights": grader.projector.layer_mix.softmax(0),
-        "prefix": model.embed(torch.tensor(prompt.prefix_ids, dtype=torch.long)),
+        "prefix": torch.from_numpy(sequence.state()),
         "suffix": model.embed(torch.tensor(prompt.suffix_ids, dtype=torch.long)),
         "answer.weight": weight,
         "answer.bias": bias,

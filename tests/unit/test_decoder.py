@@ -79,6 +79,21 @@ def test_forks_go_their_own_ways(decoders: dict[str, Decoder]) -> None:
     assert trunk.length == 20
 
 
+def test_a_state_is_resumed(decoders: dict[str, Decoder]) -> None:
+    x = rows(30)
+    first = decoders["fp32"].start(33)
+    first.extend(x[:20])
+    resumed = decoders["fp32"].resume(first.state())
+    assert resumed.length == resumed.capacity == 20
+    np.testing.assert_array_equal(resumed.fork(30).extend(x[20:]), first.extend(x[20:]))
+    with pytest.raises(ValueError, match="not this decoder's"):
+        decoders["fp32"].resume(first.state()[:, :2])
+    empty = decoders["fp32"].resume(first.state()[:, :, :, :0])
+    np.testing.assert_allclose(
+        empty.fork(30).extend(x), decoders["fp32"].start(30).extend(x), atol=0, rtol=0
+    )
+
+
 def test_prefixes_are_prefilled_once_and_shared(decoders: dict[str, Decoder]) -> None:
     decoder = decoders["fp32"]
     prefixes = Prefixes(decoder, most=2)

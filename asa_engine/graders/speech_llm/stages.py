@@ -56,16 +56,18 @@ class Stages(Protocol):
 class SpeechLLMStages:
     """The stages of a bundle.
 
-    The prompt's beginning is prefilled once, here; every chunk starts from a copy of its keys and
-    values.
+    The prompt's beginning was run at float32 by the exporter, whatever the variant: every chunk
+    starts from a copy of its keys and values. A language model's first positions are by far its
+    largest, and all others attend to them: exact there, rounding elsewhere costs little.
 
     Args:
         config: The grader's configuration.
         encoder: Tensors of the Whisper encoder.
         projector: The projector's graph.
         decoder: The language model.
-        head: Tensors `layer_weights` [layers + 1], `prefix` [P, W], `suffix` [S, W],
-            `answer.weight` [K, W] and `answer.bias` [K].
+        head: Tensors `layer_weights` [layers + 1]; `prefix`, keys and values of the prompt's
+            beginning [2, layers, heads, P, head_width]; `suffix` [S, W]; `answer.weight` [K, W];
+            `answer.bias` [K].
         precision: `fp32`, `int8` or `int4`.
         threads: Threads that one call may use.
 
@@ -91,7 +93,8 @@ class SpeechLLMStages:
         width, prompt = config.language_model.width, config.prompt
         answers = len(prompt.labels) or len(config.aspects)
         self._layer_weights = tensors.read("layer_weights", (config.encoder.layers + 1,)).tolist()
-        prefix = tensors.read("prefix", (len(prompt.prefix_ids), width))
+        shape = (2, decoder.layers, decoder.heads, len(prompt.prefix_ids), decoder.head_width)
+        self._trunk = decoder.resume(tensors.read("prefix", shape))
         self._suffix = tensors.read("suffix", (len(prompt.suffix_ids), width))
         self._weight = tensors.read("answer.weight", (answers, width)).astype(np.float64)
         self._bias = tensors.read("answer.bias", (answers,)).astype(np.float64)
@@ -102,8 +105,6 @@ class SpeechLLMStages:
             threads=threads,
         )
         self._projector = session(projector, threads)
-        self._trunk = decoder.start(max(1, len(prefix)))
-        self._trunk.extend(prefix)
 
     @classmethod
     def open(
