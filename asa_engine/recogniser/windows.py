@@ -34,6 +34,8 @@ PAUSES: Final = (
     (round(14 * FRAMES_PER_S), 16),
     (round(18 * FRAMES_PER_S), 6),
 )
+# Before the second of these applies, pauses are looked for only so often.
+PATIENCE_FRAMES: Final = 16
 MAX_FRAMES: Final = round(28 * FRAMES_PER_S)
 MAX_WINDOW_SAMPLES: Final = MAX_FRAMES * FRAME_SAMPLES
 # Where there is no pause at all, the cut falls on the quietest frame of the last 10 s.
@@ -119,6 +121,8 @@ class SpeechWindows:
 
     def _close_at_pause(self) -> SpeechWindow | None:
         frames = self._frames
+        if frames < PAUSES[1][0] and frames % PATIENCE_FRAMES:
+            return None
         quiet = frames - 1 - int(self._loud(frames)[-1])
         if any(frames >= least and quiet >= pause for least, pause in PAUSES):
             cut = frames - quiet // 2
