@@ -27,8 +27,9 @@ from tqdm import tqdm
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.files import atomic_write, read_json
 from asa_engine.graders.aspects import AspectConfig
+from asa_engine.graders.speech_llm.checkpoint import backbone_source
 from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
-from asa_engine.graders.speech_llm.model import SpeechLLM, backbone_source
+from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.graders.speech_llm.recipe import ObjectiveRecipe, SpeechLLMRecipe
 from asa_engine.metrics import mae, pcc, rmse, srcc

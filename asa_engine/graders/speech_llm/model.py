@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from asa_engine.backbones import BACKBONES, backbone_folder
 from asa_engine.errors import AudioError, CheckpointError
 from asa_engine.features.log_mel import WindowedLogMel
-from asa_engine.files import atomic_folder
+from asa_engine.graders.speech_llm.checkpoint import (
+    WEIGHTS_NAME,
+    open_backbones,
+    read_tuned,
+    round_halves,
+    write_checkpoint,
+)
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
-from asa_engine.graders.speech_llm.prompt import check_labels
 from asa_engine.nn.language_model import (
     LanguageModel,
     PrefixCache,
-    load_language_model,
-    load_tokenizer,
 )
 from asa_engine.nn.lora import LoraLinear, add_lora, lora_parameters
-from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
 
-__all__ = ["Graded", "Prefix", "Projector", "SpeechLLM", "backbone_source"]
-
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "weights.safetensors"
+__all__ = ["Graded", "Prefix", "Projector", "SpeechLLM"]
 
 
 class Graded(NamedTuple):
@@ -311,10 +305,7 @@ class SpeechLLM(nn.Module):
 
     def round_halves(self) -> None:
         """Round what is stored as float16 to float16 values; figures come after it."""
-        with torch.no_grad():
-            for name, parameter in self.tuned().items():
-                if _is_half(name, parameter):
-                    parameter.copy_(parameter.half().float())
+        round_halves(self.tuned())
 
     def save(
         self,
@@ -325,8 +316,6 @@ class SpeechLLM(nn.Module):
     ) -> None:
         """Write `config.json` and `weights.safetensors`: what was trained, not the backbones.
 
-        Matrices are stored as float16, the rest as float32.
-
         Args:
             folder: Where to.
             overwrite: Replace what is there.
@@ -335,16 +324,7 @@ class SpeechLLM(nn.Module):
         Raises:
             UsageError: The folder is there already, or cannot be written; nothing is changed.
         """
-        state = {
-            name: (value.half() if _is_half(name, value) else value.float()).detach().contiguous()
-            for name, value in self.tuned().items()
-        }
-        with atomic_folder(Path(folder), overwrite=overwrite) as work:
-            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
-            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
-            (work / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
-            for name, content in extra.items():
-                (work / name).write_text(content, encoding="utf-8")
+        write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
 
     @classmethod
     def load(
@@ -366,66 +346,8 @@ class SpeechLLM(nn.Module):
                 the checkpoint says; the weights are of other backbones, or not finite.
         """
         config = SpeechLLMConfig.load(folder)
-        encoder = encoder or _backbone(config, "encoder")
-        language_model = language_model or _backbone(config, "language_model")
-        positions = config.encoder.positions
-        check_labels(config.prompt, load_tokenizer(language_model))
-        grader = cls(
-            config,
-            load_whisper_encoder(encoder, positions),
-            load_language_model(language_model),
-        )
-        grader.restore(Path(folder) / WEIGHTS_NAME)
+        backbones = open_backbones(config, encoder, language_model)
+        grader = cls(config, backbones.encoder, backbones.language_model)
+        found = read_tuned(Path(folder) / WEIGHTS_NAME, grader.tuned())
+        grader.load_state_dict(found, strict=False)
         return grader.eval()
-
-    def restore(self, path: Path) -> None:
-        """Read what `save` wrote into this model.
-
-        Raises:
-            CheckpointError: It is missing, damaged, or names, shapes or values do not fit.
-        """
-        try:
-            found = {k: v.to(torch.float32, copy=True) for k, v in load_file(path).items()}
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
-            ) from None
-        _check_state(path, self.tuned(), found)
-        self.load_state_dict(found, strict=False)
-
-
-def _is_half(name: str, value: Tensor) -> bool:
-    return value.ndim > 1 and not name.startswith("head.")
-
-
-def _backbone(config: SpeechLLMConfig, stage: str) -> str | Path:
-    if stage not in config.backbones:
-        raise CheckpointError(
-            f"the checkpoint names no backbone for its {stage}", mend="pass its folder"
-        )
-    return backbone_source(config.backbones[stage])
-
-
-def backbone_source(name: str) -> str | Path:
-    """Return where a backbone is read from: a registered one's folder, or the name itself.
-
-    Any other name is a folder, or for a language model a name on the hub.
-
-    Raises:
-        CheckpointError: A registered backbone was not fetched, or is not the known one.
-    """
-    return backbone_folder(name) if name in BACKBONES else name
-
-
-def _check_state(path: Path, wanted: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
-    mend = "the weights are of another backbone or configuration, or the file is damaged"
-    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
-        if names:
-            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
-    for name, value in found.items():
-        if value.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
-            )
-        if not math.isfinite(float(value.sum())):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)

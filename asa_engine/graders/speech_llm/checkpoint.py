@@ -1,0 +1,169 @@
+"""Checkpoints of graders with a language model: what was trained, and the backbones below it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from asa_engine.backbones import BACKBONES, backbone_folder
+from asa_engine.errors import CheckpointError
+from asa_engine.files import atomic_folder
+from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.prompt import check_labels
+from asa_engine.nn.language_model import LanguageModel, load_language_model, load_tokenizer
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.nn.whisper import WhisperEncoder
+
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHTS_NAME",
+    "Backbones",
+    "backbone_source",
+    "open_backbones",
+    "read_tuned",
+    "round_halves",
+    "write_checkpoint",
+]
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+
+class Backbones(NamedTuple):
+    """What a checkpoint stands on."""
+
+    encoder: WhisperEncoder
+    language_model: LanguageModel
+    tokenizer: Any
+
+
+def open_backbones(
+    config: SpeechLLMConfig,
+    encoder: str | Path | None = None,
+    language_model: str | Path | None = None,
+) -> Backbones:
+    """Read a checkpoint's backbones, and check its prompt against their tokenizer.
+
+    Args:
+        config: Names them.
+        encoder: Folder of the Whisper model, in place of the one named.
+        language_model: Folder or hub name, in place of the one named.
+
+    Raises:
+        CheckpointError: One cannot be read, or the prompt's tokens are others here.
+    """
+    encoder = encoder or _backbone(config, "encoder")
+    language_model = language_model or _backbone(config, "language_model")
+    tokenizer = load_tokenizer(language_model)
+    check_labels(config.prompt, tokenizer)
+    return Backbones(
+        load_whisper_encoder(encoder, config.encoder.positions),
+        load_language_model(language_model),
+        tokenizer,
+    )
+
+
+def read_tuned(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read trained weights as float32.
+
+    Args:
+        path: The safetensors file.
+        wanted: Tensors of the very names and shapes that it must hold.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or names, shapes or values do not fit.
+    """
+    try:
+        found = {k: v.to(torch.float32, copy=True) for k, v in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
+        ) from None
+    _check_state(path, wanted, found)
+    return found
+
+
+def _is_half(name: str, value: Tensor) -> bool:
+    return value.ndim > 1 and "head." not in name
+
+
+def _backbone(config: SpeechLLMConfig, stage: str) -> str | Path:
+    if stage not in config.backbones:
+        raise CheckpointError(
+            f"the checkpoint names no backbone for its {stage}", mend="pass its folder"
+        )
+    return backbone_source(config.backbones[stage])
+
+
+def backbone_source(name: str) -> str | Path:
+    """Return where a backbone is read from: a registered one's folder, or the name itself.
+
+    Any other name is a folder, or for a language model a name on the hub.
+
+    Raises:
+        CheckpointError: A registered backbone was not fetched, or is not the known one.
+    """
+    return backbone_folder(name) if name in BACKBONES else name
+
+
+def _check_state(path: Path, wanted: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+    mend = "the weights are of another backbone or configuration, or the file is damaged"
+    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
+        if names:
+            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
+    for name, value in found.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
+            )
+        if not math.isfinite(float(value.sum())):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)
+
+
+def round_halves(tuned: Mapping[str, Tensor]) -> None:
+    """Round what is stored as float16 to float16 values, in place."""
+    with torch.no_grad():
+        for name, value in tuned.items():
+            if _is_half(name, value):
+                value.copy_(value.half().float())
+
+
+def write_checkpoint(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tuned: Mapping[str, Tensor],
+    overwrite: bool,
+    extra: Mapping[str, str],
+) -> None:
+    """Write `config.json` and `weights.safetensors`, whole or not at all.
+
+    Matrices are stored as float16, those of a head and vectors as float32.
+
+    Args:
+        folder: Where to.
+        config: JSON object.
+        tuned: What was trained.
+        overwrite: Replace what is there.
+        extra: Further text files of the checkpoint, name -> text.
+
+    Raises:
+        UsageError: The folder is there already, or cannot be written; nothing is changed.
+    """
+    state = {
+        name: (value.half() if _is_half(name, value) else value.float()).detach().contiguous()
+        for name, value in tuned.items()
+    }
+    with atomic_folder(Path(folder), overwrite=overwrite) as work:
+        text = json.dumps(config, indent=1) + "\n"
+        (work / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (work / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
+        for name, content in extra.items():
+            (work / name).write_text(content, encoding="utf-8")

@@ -1,0 +1,265 @@
+"""The session grader (system S4) in PyTorch: prior token, all responses, one regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from asa_engine.errors import AudioError, CheckpointError
+from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.graders.speech_llm.checkpoint import (
+    WEIGHTS_NAME,
+    open_backbones,
+    read_tuned,
+    round_halves,
+    write_checkpoint,
+)
+from asa_engine.graders.speech_llm.model import SpeechLLM
+from asa_engine.graders.speech_llm.prompt import encode_template
+from asa_engine.graders.speech_llm.session_config import OVERALL, SessionConfig
+from asa_engine.nn.language_model import LanguageModel
+from asa_engine.nn.whisper import WhisperEncoder, frames_of
+
+__all__ = ["AcousticPrior", "SessionGraded", "SessionLLM"]
+
+
+class SessionGraded(NamedTuple):
+    """The reference's result for one session.
+
+    Attributes:
+        scores: Part -> score held to its scale, and `overall`; parts of which nothing was heard
+            have none.
+        missing: Those parts, in their order.
+        predicted_overall: What the head itself says for `overall`; reported is the parts' mean.
+        prior_probabilities: Of the prior's levels, float32 [L].
+    """
+
+    scores: dict[str, float]
+    missing: tuple[str, ...]
+    predicted_overall: float
+    prior_probabilities: NDArray[np.float32]
+
+
+class AcousticPrior(nn.Module):
+    """Mean encoder frame -> two-layer MLP -> softmax over levels -> one embedding (system S4).
+
+    Args:
+        config: Shapes.
+        embedding_rms: Root mean square of the language model's embeddings.
+    """
+
+    def __init__(self, config: SessionConfig, embedding_rms: float = 1.0) -> None:
+        super().__init__()
+        width, levels = config.speech.encoder.d_model, len(config.prior.levels)
+        self.norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.prior.width)
+        self.fc2 = nn.Linear(config.prior.width, levels)
+        self.projector = nn.Linear(levels, config.speech.language_model.width)
+        nn.init.normal_(self.projector.weight, std=embedding_rms)
+        nn.init.zeros_(self.projector.bias)
+        self.dropout = nn.Dropout(0.0)  # training sets it
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """Return the levels' logits [B, L] of mean last-layer frames [B, D]."""
+        logits: Tensor = self.fc2(self.dropout(F.gelu(self.fc1(self.norm(mean)))))
+        return logits
+
+    def embed(self, logits: Tensor) -> Tensor:
+        """Return the prior's embeddings [B, W]."""
+        embedding: Tensor = self.projector(logits.softmax(-1))
+        return embedding
+
+
+class SessionLLM(nn.Module):
+    """A speech LLM that hears a whole session at once and scores its parts.
+
+    Args:
+        config: Parts, prior, prompt, shapes.
+        encoder: With its weights; it is frozen.
+        language_model: With its weights; adapters are added to it.
+
+    Raises:
+        CheckpointError: A backbone is not of the configured shape.
+    """
+
+    def __init__(
+        self, config: SessionConfig, encoder: WhisperEncoder, language_model: LanguageModel
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.speech = SpeechLLM(config.speech, encoder, language_model)
+        embeddings = language_model.decoder.embed_tokens.weight
+        self.prior = AcousticPrior(config, float(embeddings.float().square().mean().sqrt()))
+
+    def tuned(self) -> dict[str, nn.Parameter]:
+        """Return what training changes, by name: the speech LLM's, and the prior."""
+        speech = {f"speech.{name}": value for name, value in self.speech.tuned().items()}
+        return {**speech, **{f"prior.{k}": v for k, v in self.prior.named_parameters()}}
+
+    def sequence(self, responses: Mapping[str, Sequence[Tensor]], prior: Tensor) -> Tensor:
+        """Lay a session out as embeddings, [T, W].
+
+        Args:
+            responses: Part -> audio tokens [n, W] of each of its responses.
+            prior: The prior's embedding, [W].
+        """
+        config, prompt = self.config, self.config.speech.prompt
+        body = [self._embed(prompt.prefix_ids)]
+        for part in config.parts:
+            body.append(self._embed(part.heading_ids))
+            heard = responses.get(part.name, ())
+            for tokens in heard:
+                body += [tokens, self._embed(config.between_ids)]
+            if not heard:
+                body.append(self._embed(config.missing_ids))
+        at = 0 if config.prior.position == "first" else len(body)
+        body.insert(at, prior[None])
+        body.append(self._embed(prompt.suffix_ids))
+        dtype = self.speech.language_model.dtype
+        return torch.cat([item.to(dtype) for item in body])
+
+    def answer(self, sequences: Sequence[Tensor]) -> Tensor:
+        """Return scores in scale units, not held to the scale, [B, A], of sequences [T, W]."""
+        batch = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+        hidden = self.speech.language_model.run(batch, 0, self.speech.layers)
+        rows = [row[: len(item)] for row, item in zip(hidden, sequences, strict=True)]
+        return self.speech.scores(self.speech.answer(rows))
+
+    @torch.inference_mode()
+    def assess(self, session: Mapping[str, Sequence[NDArray[np.float32]]]) -> SessionGraded:
+        """Score one session.
+
+        A response too short to frame a window is as if it were not there. A part of which nothing
+        is left is told to the language model as missing and gets no score; the overall score is
+        the mean over the other parts.
+
+        Args:
+            session: Part -> its responses, float32 mono at 16 kHz each.
+
+        Raises:
+            AudioError: There is a part that the grader does not know, there are too many
+                responses, there is too much audio, or nothing was heard at all.
+        """
+        self._check(session)
+        heard: dict[str, list[Tensor]] = {}
+        total, count = torch.zeros(self.config.speech.encoder.d_model, dtype=torch.float64), 0
+        for name, responses in session.items():
+            for samples in responses:
+                encoded = self._encode(samples)
+                if encoded is None:
+                    continue
+                tokens, frames = encoded
+                heard.setdefault(name, []).append(tokens)
+                total += frames.double().sum(0)
+                count += len(frames)
+        if not count:
+            raise AudioError("nothing in this session is long enough to be scored")
+        logits = self.prior((total / count).float()[None])
+        sequence = self.sequence(heard, self.prior.embed(logits)[0])
+        said = self.answer([sequence])[0]
+        aspects = {aspect.name: aspect for aspect in self.config.aspects}
+        values = dict(zip(aspects, said.tolist(), strict=True))
+        scores = {
+            part.name: min(
+                max(values[part.name], aspects[part.name].scale_min), aspects[part.name].scale_max
+            )
+            for part in self.config.parts
+            if part.name in heard
+        }
+        scores[OVERALL] = sum(scores.values()) / len(scores)
+        missing = tuple(part.name for part in self.config.parts if part.name not in heard)
+        return SessionGraded(scores, missing, values[OVERALL], logits.softmax(-1)[0].numpy())
+
+    def _check(self, session: Mapping[str, Sequence[NDArray[np.float32]]]) -> None:
+        config = self.config
+        known = [part.name for part in config.parts]
+        if unknown := sorted(session.keys() - set(known)):
+            raise AudioError(
+                f"the session has a part {unknown[0]!r}", mend=f"parts are {', '.join(known)}"
+            )
+        count = sum(len(responses) for responses in session.values())
+        if count > config.max_responses:
+            raise AudioError(
+                f"the session has {count} responses", mend=f"at most {config.max_responses}"
+            )
+        seconds = sum(len(s) for responses in session.values() for s in responses) / 16_000
+        if seconds > config.max_audio_s:
+            raise AudioError(
+                f"the session holds {seconds:.0f} s of audio",
+                mend=f"at most {config.max_audio_s:g} s",
+            )
+
+    def _encode(self, samples: NDArray[np.float32]) -> tuple[Tensor, Tensor] | None:
+        """Return audio tokens [n, W] and last-layer frames [T, D]; None where it is too short."""
+        config = self.config.speech
+        cutter = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=False,
+            min_samples=config.min_window_samples,
+        )
+        mels = cutter.push(np.ascontiguousarray(samples, dtype=np.float32))
+        if (rest := cutter.finish()) is not None:
+            mels.append(rest)
+        if not mels:
+            return None
+        tokens, frames = [], []
+        for mel in mels:
+            layers = self.speech.encoder(torch.from_numpy(mel)[None])
+            lengths = frames_of(torch.tensor([mel.shape[1]]))
+            tokens.append(self.speech.projector(torch.stack(layers, 1), lengths)[0])
+            frames.append(layers[-1][0])
+        return torch.cat(tokens), torch.cat(frames)
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        return self.speech.language_model.embed(torch.tensor(ids, dtype=torch.long))
+
+    def round_halves(self) -> None:
+        """Round what is stored as float16 to float16 values; figures come after it."""
+        round_halves(self.tuned())
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `weights.safetensors`, like `SpeechLLM.save`."""
+        write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: str | Path | None = None,
+        language_model: str | Path | None = None,
+    ) -> Self:
+        """Read a checkpoint and its backbones, like `SpeechLLM.load`."""
+        config = SessionConfig.load(folder)
+        backbones = open_backbones(config.speech, encoder, language_model)
+        _check_texts(config, backbones.tokenizer)
+        grader = cls(config, backbones.encoder, backbones.language_model)
+        found = read_tuned(Path(folder) / WEIGHTS_NAME, grader.tuned())
+        grader.load_state_dict(found, strict=False)
+        return grader.eval()
+
+
+def _check_texts(config: SessionConfig, tokenizer: object) -> None:
+    texts = [(part.heading, part.heading_ids) for part in config.parts]
+    texts += [(config.between, config.between_ids), (config.missing, config.missing_ids)]
+    for text, ids in texts:
+        if encode_template(tokenizer, text) != ids:
+            raise CheckpointError(
+                f"the tokens of {text!r} are not those of this language model's tokenizer",
+                mend="use the language model that the checkpoint was trained with",
+            )
