@@ -32,9 +32,9 @@ SAMPLES_PER_FRAME: Final = SAMPLE_RATE_HZ // FRAMES_PER_S
 # Precision -> (the encoder's, CTranslate2's compute type for the decoder).
 PRECISIONS: Final = {"fp32": ("fp32", "float32"), "int8": ("int8", "int8")}
 
-# What follows the speech in a window. Whisper was trained on windows filled up to 30 s; with
-# nothing at all behind the speech it falls into loops.
-TAIL_S: Final = 2.0
+# Silence behind the speech, and what a window is filled up to. Whisper was trained on windows of
+# 30 s; a short one without much silence behind the speech makes it fall into loops.
+TAIL_S: Final = 1.0
 MIN_WINDOW_S: Final = 10.0
 
 # Learners say at most four words a second, a word is seldom more than two tokens.

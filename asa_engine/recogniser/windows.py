@@ -7,6 +7,7 @@ bounded distance beyond its end, so the windows are the same however a recording
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +49,7 @@ MARGIN_FRAMES: Final = 16
 QUIET_BELOW_DB: Final = 25.0
 QUIET_SHARE: Final = 0.4
 QUIET_LEAST_DB: Final = 8.0
-FLOOR_DBFS: Final = -80.0
+FLOOR_POWER: Final = 1e-8  # -80 dBFS
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ class SpeechWindows:
         """Measure the newest frame; while nobody speaks, ask the detector and forget the past."""
         end = CONTEXT_SAMPLES + (self._frames + 1) * FRAME_SAMPLES
         frame = self._buffer[end - FRAME_SAMPLES : end].astype(np.float64)
-        power = max(float(np.mean(frame * frame)), 10 ** (FLOOR_DBFS / 10))
-        self._levels[self._frames] = 10 * np.log10(power)
+        power = float((frame * frame).sum()) / FRAME_SAMPLES
+        self._levels[self._frames] = 10 * math.log10(max(power, FLOOR_POWER))
         self._frames += 1
         if self._is_open:
             return
