@@ -24,6 +24,15 @@ class PitchTracker:
 
 def matrix_rate(precision: str, seconds: float) -> float: ...
 def copy_rate(bytes: int, seconds: float) -> float: ...
+def attend(
+    queries: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    heads: int,
+    length: int,
+    reach: int,
+    precision: str,
+) -> NDArray[np.float32]: ...
 def pool(
     frames: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32]
 ) -> NDArray[np.float32]: ...

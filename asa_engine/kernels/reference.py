@@ -69,14 +69,21 @@ def convolve(x: Array, weight: Array, bias: Array, stride: int) -> Array:
     return result
 
 
-def attend(q: Array, k: Array, v: Array, heads: int) -> Array:
-    """Return softmax(q k^T / sqrt(width of a head)) v, head by head, [T, D]."""
+def attend(
+    q: Array, k: Array, v: Array, heads: int, length: int | None = None, reach: int | None = None
+) -> Array:
+    """Attend head by head, [T, D]; see `asa_engine.kernels.attention.attend`."""
     width = q.shape[1] // heads
+    frame = np.arange(len(q))
+    seen = np.broadcast_to(frame < (len(q) if length is None else length), (len(q), len(q)))
+    if reach is not None:
+        seen = seen & (np.abs(frame[:, None] - frame) <= reach)
     out = np.empty_like(v)
     for head in (slice(i * width, (i + 1) * width) for i in range(heads)):
-        score = q[:, head] @ k[:, head].T / math.sqrt(width)
-        weight = np.exp(score - score.max(1, keepdims=True))
-        out[:, head] = weight / weight.sum(1, keepdims=True) @ v[:, head]
+        score = np.where(seen, q[:, head] @ k[:, head].T / math.sqrt(width), -np.inf)
+        top = np.where(seen.any(1, keepdims=True), score.max(1, keepdims=True), 0.0)
+        weight = np.exp(score - top)
+        out[:, head] = weight / np.maximum(weight.sum(1, keepdims=True), 1e-300) @ v[:, head]
     return out
 
 

@@ -5,6 +5,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <climits>
+
+#include "asa/attend.h"
 #include "asa/encoder.h"
 #include "asa/isa.h"
 #include "asa/log_mel.h"
@@ -139,6 +142,23 @@ Laps take_laps(asa::Encoder& self) {
   return Laps(data, {laps.size(), columns}, owner);
 }
 
+Matrix attend(Mel queries, Mel keys, Mel values, int heads, int length, int reach,
+              const std::string& precision) {
+  const size_t frames = queries.shape(0), width = queries.shape(1);
+  for (const Mel& other : {keys, values}) {
+    if (other.shape(0) != frames || other.shape(1) != width) {
+      throw std::invalid_argument("queries, keys and values must be of one shape");
+    }
+  }
+  if (frames > INT_MAX || width > INT_MAX) throw std::invalid_argument("queries are too large");
+  const asa::Precision named = precision_named(precision);
+  Matrix out = new_matrix(frames, width);
+  nb::gil_scoped_release release;
+  asa::attend(named, {static_cast<int>(frames), heads, static_cast<int>(width), length, reach},
+              queries.data(), keys.data(), values.data(), out.data());
+  return out;
+}
+
 nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig> pool(Mel frames, Mel weight,
                                                               Samples bias) {
   const size_t width = frames.shape(1), heads = weight.shape(0);
@@ -188,6 +208,8 @@ NB_MODULE(_kernels, m) {
       "precision"_a, "seconds"_a);
   m.def("copy_rate", &asa::copy_rate, "bytes"_a, "seconds"_a,
         nb::call_guard<nb::gil_scoped_release>());
+  m.def("attend", &attend, "queries"_a.noconvert(), "keys"_a.noconvert(), "values"_a.noconvert(),
+        "heads"_a, "length"_a, "reach"_a, "precision"_a);
   m.def("pool", &pool, "frames"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert());
   nb::class_<asa::LogMelWindow>(m, "LogMelWindow")
       .def(nb::init<int, size_t>(), "n_mels"_a, "window_samples"_a)

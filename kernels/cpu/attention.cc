@@ -189,7 +189,7 @@ void attend_at(const Attention& a, int tile, int head, float* out, int stride) {
 }
 
 void attend(const Attention& a, int tile, int head, float* out, int stride) {
-  const bool windowed = a.reach < a.length;
+  const bool windowed = a.reach < kUnlimited;
   const auto attend = a.precision == Precision::bf16
                           ? (windowed ? attend_at<Bf16, true> : attend_at<Bf16, false>)
                           : (windowed ? attend_at<Fp32, true> : attend_at<Fp32, false>);

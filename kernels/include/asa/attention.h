@@ -7,19 +7,21 @@
 
 namespace asa {
 
+inline constexpr int kUnlimited = 1 << 30;
+
 // One sequence's queries, keys and values, packed by the GEMMs that make them. Queries carry the
 // factor log2(e) / sqrt(head width), so that the softmax is a power of two.
 struct Attention {
   Precision precision;  // fp32 or bf16
   int heads;
-  int head_width;       // a multiple of the panel; what pads a head is zero
-  int length;           // keys that count
-  int32_t* queries;     // [tiles][heads][chunks][rows][kChunkWords]
-  int32_t* keys;        // [heads][key_panels][words of a head][panel]
-  int32_t* values;      // [heads][head_width / panel][key_words][panel]
-  int key_panels;       // room for keys, in panels
-  int key_words;        // room for keys, in words
-  int reach = 1 << 30;  // a query attends keys at most so far from it, on either side
+  int head_width;          // a multiple of the panel; what pads a head is zero
+  int length;              // keys that count
+  int32_t* queries;        // [tiles][heads][chunks][rows][kChunkWords]
+  int32_t* keys;           // [heads][key_panels][words of a head][panel]
+  int32_t* values;         // [heads][head_width / panel][key_words][panel]
+  int key_panels;          // room for keys, in panels
+  int key_words;           // room for keys, in words
+  int reach = kUnlimited;  // a query attends keys at most so far from it, on either side
 };
 
 struct AttentionKernels {
