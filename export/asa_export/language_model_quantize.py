@@ -4,7 +4,10 @@ int8: weights with one scale an output channel, activations with one scale a row
 model's first positions have activations hundreds of times larger than the rest: a range for all
 rows of a call would lose the others, and would make a position's state depend on which others were
 prefilled with it. So every row is divided by its largest magnitude, quantised with a constant
-step, and multiplied back afterwards: streamed and offline stay one computation.
+step, and multiplied back afterwards: streamed and offline stay one computation. With calibration,
+the channels of an input are evened out first where the operation before it can take their scale
+(SmoothQuant, Xiao et al. 2022, equation 4; a = 0.7), and weights are rounded so that outputs on
+calibration sequences stay (GPTQ): see `asa_export.quantize`.
 
 int4: MatMulNBits; weights with a scale and a zero point for every block of inputs of an output,
 activations quantised by the runtime, block by block of a row. Smaller than int8, and slower on
@@ -20,6 +23,8 @@ from numpy.typing import NDArray
 
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.language_model import FloatDecoder
+from asa_export.quantize import Calibration, round_to_int8
+from asa_export.weights import Weights
 
 __all__ = ["BLOCK", "Int4Decoder", "Int8Decoder", "pack_int4", "round_rows_to_int8"]
 
@@ -29,6 +34,8 @@ _ZERO: Final = 128
 _INT4_MAX: Final = 15
 _COMPUTE_INT8: Final = 4  # MatMulNBits: activations in int8, sums in int32
 _TINY: Final = np.finfo(np.float32).tiny
+_LEAST: Final = 1e-5
+SMOOTHING: Final = 0.7
 
 
 def round_rows_to_int8(
@@ -90,14 +97,43 @@ class _QuantisedDecoder(FloatDecoder):
 
 
 class Int8Decoder(_QuantisedDecoder):
-    """Linear layers in int8, a scale for each row of activations; see the module docstring."""
+    """Linear layers in int8, a scale for each row of activations; see the module docstring.
+
+    Args:
+        weights: The model's tensors.
+        calibration: What `calibrate_decoder` returned; without it weights are simply rounded.
+    """
+
+    def __init__(self, weights: Weights, calibration: Calibration | None = None) -> None:
+        self._calibration = calibration or {}
+        self._divisors: dict[str, NDArray[np.float64]] = {}  # of a linear layer's inputs
+        self._folded: dict[str, NDArray[np.float64]] = {}  # of a norm's or a layer's outputs
+        for first in self._calibration:
+            layer, _, part = first.rpartition(".")
+            if part == "q_proj":
+                names = [f"{layer}.{which}_proj" for which in "qkv"]
+                before = f"{layer.removesuffix('self_attn')}input_layernorm.weight"
+            elif part == "gate_proj":
+                names = [first, f"{layer}.up_proj"]
+                before = f"{layer.removesuffix('mlp')}post_attention_layernorm.weight"
+            elif part == "down_proj":
+                names, before = [first], f"{layer}.up_proj"
+            else:
+                continue
+            divisors = self._even_out(weights, first, names)
+            self._divisors |= dict.fromkeys(names, divisors)
+            self._folded[before] = divisors
+
+    def norm_scale(self, graph: Graph, name: str) -> str:
+        """Return the checkpoint's scale, the next layer's divisors folded in."""
+        return graph.constant(graph.array(name) / self._folded.get(name, 1.0))
 
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """Quantise the rows once, then one integer product for each layer."""
         rows, largest = self._rows(graph, x)
         results = []
         for name in names:
-            y = graph.op("Mul", self._product(graph, rows, name), largest)
+            y = graph.op("Mul", self._product(graph, rows, name, names[0]), largest)
             bias = f"{name}.bias"
             if bias in graph.weights.names():
                 y = graph.op("Add", y, graph.constant(graph.array(bias)))
@@ -107,12 +143,12 @@ class Int8Decoder(_QuantisedDecoder):
     def gated(self, graph: Graph, x: str, gate: str, up: str, down: str) -> str:
         """SwiGLU; what `up` lacks of its scale goes straight into the result's."""
         rows, largest = self._rows(graph, x)
-        opened = graph.op("Mul", self._product(graph, rows, gate), largest)
+        opened = graph.op("Mul", self._product(graph, rows, gate, gate), largest)
         silu = graph.op("QuickGelu", opened, domain=MICROSOFT, alpha=1.0)
-        inner = graph.op("Mul", silu, self._product(graph, rows, up))
+        inner = graph.op("Mul", silu, self._product(graph, rows, up, gate))
         inner_rows, inner_largest = self._rows(graph, inner)
         scale = graph.op("Mul", largest, inner_largest)
-        return graph.op("Mul", self._product(graph, inner_rows, down), scale)
+        return graph.op("Mul", self._product(graph, inner_rows, down, down), scale)
 
     def _rows(self, graph: Graph, x: str) -> tuple[str, str]:
         """Return rows as uint8 around 128, and the largest magnitude of each, [S, 1]."""
@@ -122,12 +158,36 @@ class Int8Decoder(_QuantisedDecoder):
         step, zero = graph.constant(1 / _INT8_MAX), graph.constant(_ZERO, np.uint8)
         return graph.op("QuantizeLinear", graph.op("Div", x, largest), step, zero), largest
 
-    def _product(self, graph: Graph, rows: str, name: str) -> str:
-        steps, scale = round_rows_to_int8(graph.array(f"{name}.weight"))
+    def _even_out(self, weights: Weights, first: str, names: list[str]) -> NDArray[np.float64]:
+        """Return the divisors of an input's channels, geometric mean 1."""
+        largest = np.maximum(self._calibration[first].largest.astype(np.float64), _LEAST)
+        stacked = np.concatenate([weights.array(f"{name}.weight") for name in names])
+        across = np.maximum(np.abs(stacked).max(axis=0).astype(np.float64), _LEAST)
+        logarithm = SMOOTHING * np.log(largest) - (1 - SMOOTHING) * np.log(across)
+        divisors: NDArray[np.float64] = np.exp(logarithm - logarithm.mean())
+        return divisors
+
+    def _round(
+        self, graph: Graph, name: str, first: str
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Return a layer's weight as int8 [K, N] and the scale of each output [N]."""
+        weight = graph.array(f"{name}.weight").astype(np.float64).T
+        if (outputs := self._folded.get(name)) is not None:
+            weight = weight / outputs
+        if first not in self._calibration:
+            steps, scale = round_rows_to_int8(weight.T.astype(np.float32))
+            return steps.T, scale
+        moment, divisors = self._calibration[first].moment, self._divisors.get(name)
+        if divisors is not None:
+            weight, moment = weight * divisors[:, None], moment / np.outer(divisors, divisors)
+        return round_to_int8(weight, moment)
+
+    def _product(self, graph: Graph, rows: str, name: str, first: str) -> str:
+        steps, scale = self._round(graph, name, first)
         return graph.op(
             "MatMulIntegerToFloat",
             rows,
-            graph.constant(steps.T, np.int8),
+            graph.constant(steps, np.int8),
             graph.constant(1 / _INT8_MAX),
             graph.constant(scale),
             graph.constant(_ZERO, np.uint8),

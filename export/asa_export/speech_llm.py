@@ -7,20 +7,23 @@ embeddings and the rows of the answer are all of them that the grader reads.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
+from asa_engine.graders.speech_llm.stages import TorchStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.lora import merge_lora
 from asa_export.exporter import Exporter, Variant
@@ -33,10 +36,11 @@ from asa_export.language_model import (
     decoder_model,
     decoder_tensors,
 )
+from asa_export.language_model_calibrate import calibrate_decoder
 from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
 from asa_export.parity import REFERENCE
-from asa_export.speech import Speech
+from asa_export.speech import Recording, Speech
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER", "projector_model"]
@@ -47,10 +51,8 @@ HEAD: Final = "head.safetensors"
 FOLDER: Final = "language_model"
 MERGED: Final = "merged.safetensors"
 REPORT: Final = "training.json"
-LINEARS: Final[dict[str, type[DecoderLinears]]] = {
-    "int8": Int8Decoder,
-    "int4": Int4Decoder,
-}
+CALIBRATED: Final = 24
+"""Recordings that int8 is calibrated on."""
 
 
 def _validate(opened: Bundle) -> SpeechLLMConfig:
@@ -89,7 +91,12 @@ def _build(
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
         if precision != "fp32":
-            linears = LINEARS[precision]()
+            linears: DecoderLinears = Int4Decoder()
+            if precision == "int8":
+                sequences = _sequences(grader, speech.calibration[:CALIBRATED])
+                state = Weights(work / HEAD).array("prefix")
+                found = calibrate_decoder(shape, weights, state, sequences)
+                linears = Int8Decoder(weights, found)
             graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
             onnx.save(graph, folder / f"{precision}.onnx")
         files = (ENCODER, PROJECTOR, f"{FOLDER}/{precision}.onnx", HEAD)
@@ -164,6 +171,24 @@ def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
         "answer.weight": weight,
         "answer.bias": bias,
     }
+
+
+def _sequences(grader: SpeechLLM, recordings: Iterable[Recording]) -> Iterator[NDArray[np.float32]]:
+    """Yield what follows the prompt's beginning, [n, W], for every chunk of the recordings."""
+    config, stages = grader.config, TorchStages(grader)
+    for recording in recordings:
+        windows = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=False,
+            min_samples=config.min_window_samples,
+        )
+        mels = windows.push(recording.samples())
+        if (rest := windows.finish()) is not None:
+            mels.append(rest)
+        tokens = torch.from_numpy(np.concatenate([stages.tokens(mel) for mel in mels]))
+        for sequence in grader.sequences(grader.chunks(tokens)):
+            yield sequence.detach().numpy()
 
 
 def _halved(value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from asa_engine.backends.onnxruntime import session
 from asa_engine.errors import CheckpointError
 from asa_engine.language_model.decoder import Decoder
 from asa_export.language_model import (
+    DecoderLinears,
     FloatDecoder,
     decoder_model,
     decoder_tensors,
     tokens_model,
     vocabulary_model,
 )
+from asa_export.language_model_calibrate import calibrate_decoder
 from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_quantize import (
     Int4Decoder,
@@ -34,7 +37,11 @@ from asa_export.weights import Weights
 
 # Sums in another order through three layers, hidden states of magnitude 1 to 4.
 FLOAT_TOLERANCE = 3e-5
-LINEARS = {"fp32": FloatDecoder, "int8": Int8Decoder, "int4": Int4Decoder}
+LINEARS: dict[str, Callable[[Weights], DecoderLinears]] = {
+    "fp32": lambda _: FloatDecoder(),
+    "int8": Int8Decoder,
+    "int4": lambda _: Int4Decoder(),
+}
 
 
 def embeddings(rows: int, width: int = 64, seed: int = 5) -> NDArray[np.float32]:
@@ -46,7 +53,7 @@ def export(model: Any, folder: Path, precision: str = "fp32") -> tuple[DecoderCo
     config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
     weights = Weights(folder / "model.safetensors")
     weights.check(decoder_tensors(config))
-    graph = decoder_model(config, weights, LINEARS[precision](), positions=200)
+    graph = decoder_model(config, weights, LINEARS[precision](weights), positions=200)
     onnx.save(graph, folder / "decoder.onnx")
     return config, Decoder.open(folder / "decoder.onnx", threads=1)
 
@@ -114,11 +121,43 @@ def test_rounded_models_stay_close(
     assert 1e-5 < error < budget
 
 
+def test_calibration_halves_the_error(tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():  # a few channels far larger than the rest, as trained models have
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            layer.input_layernorm.weight[:4] *= 30
+            for following in (attention.q_proj, attention.k_proj, attention.v_proj):
+                following.weight[:, :4] /= 30
+            layer.post_attention_layernorm.weight[7:9] *= 30
+            for following in (mlp.gate_proj, mlp.up_proj):
+                following.weight[:, 7:9] /= 30
+            mlp.up_proj.weight[5:8] *= 30
+            mlp.down_proj.weight[:, 5:8] /= 30
+    config, exact = export(model, tmp_path)
+    weights = Weights(tmp_path / "model.safetensors")
+    beginning, x = embeddings(20, seed=1), embeddings(60, seed=2)
+    first = exact.start(20)
+    first.extend(beginning)
+    state = first.state()
+    sequences = [embeddings(40, seed=seed) for seed in range(3, 9)]
+    found = calibrate_decoder(config, weights, state, sequences)
+    assert len(found) == 4 * config.layers
+    expected = exact.resume(state).fork(80).extend(x)
+    errors = []
+    for linears in (Int8Decoder(weights), Int8Decoder(weights, found)):
+        onnx.save(decoder_model(config, weights, linears, positions=80), tmp_path / "int8.onnx")
+        decoder = Decoder.open(tmp_path / "int8.onnx", threads=1)
+        hidden = decoder.resume(state).fork(80).extend(x)
+        errors.append(np.linalg.norm(hidden - expected) / np.linalg.norm(expected))
+    assert errors[1] < errors[0] / 2
+
+
 def test_rounded_embeddings(tmp_path: Path) -> None:
     model = tiny_model()
     config, _ = export(model, tmp_path)
     weights = Weights(tmp_path / "model.safetensors")
-    onnx.save(tokens_model(config, weights, Int8Decoder()), tmp_path / "tokens.onnx")
+    onnx.save(tokens_model(config, weights, Int8Decoder(weights)), tmp_path / "tokens.onnx")
     (rows,) = session(tmp_path / "tokens.onnx", 1).run(None, {"ids": np.arange(96)})
     table = model.model.embed_tokens.weight.detach().numpy()
     steps = np.abs(table).max(axis=1, keepdims=True) / 127

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import asa_engine as asa
 from asa_engine.bundle import Bundle
 from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import SpeechLLMRun, judge
@@ -182,9 +183,12 @@ def test_rounded_bundles_stand_alone(
     rounded = SpeechLLMStages.open(config, files, precision=precision, threads=1)
     exact = open_stages(bundle)[1]
     chunks = [stages.start() for stages in (exact, rounded)]
-    tokens = np.random.default_rng(4).normal(0, 0.2, (10, 32)).astype(np.float32)
-    for chunk in chunks:
-        chunk.extend(tokens)
+    windows = WindowedLogMel(
+        80, config.window_samples, pad_to_window=False, min_samples=config.min_window_samples
+    )
+    for mel in windows.push(synthetic_recordings()[1].samples())[:3]:
+        for chunk in chunks:
+            chunk.extend(exact.tokens(mel))
     expected, found = (chunk.answer() for chunk in chunks)
     share = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert 1e-6 < share < {"int8": 0.05, "int4": 0.5}[precision]

@@ -31,7 +31,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Decoder]:
     config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
     weights = Weights(folder / "model.safetensors")
     found = {}
-    for name, linears in (("fp32", FloatDecoder()), ("int8", Int8Decoder())):
+    for name, linears in (("fp32", FloatDecoder()), ("int8", Int8Decoder(weights))):
         onnx.save(decoder_model(config, weights, linears, positions=250), folder / f"{name}.onnx")
         found[name] = Decoder.open(folder / f"{name}.onnx", threads=1)
     return found
