@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.errors import CheckpointError, ManifestError, UsageError
 from asa_engine.files import atomic_write, read_json
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.graders.speech_llm.checkpoint import backbone_source
@@ -32,7 +32,6 @@ from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.graders.speech_llm.recipe import ObjectiveRecipe, SpeechLLMRecipe
-from asa_engine.metrics import mae, pcc, rmse, srcc
 from asa_engine.nn.language_model import load_language_model, load_tokenizer
 from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.objectives import (
@@ -43,6 +42,7 @@ from asa_engine.objectives import (
 )
 from asa_engine.training.data import Corpus, epoch_order, load_corpus
 from asa_engine.training.projector import warm_start
+from asa_engine.training.speech_llm_figures import error_by_duration, figures, hard_scores
 from asa_engine.training.state import (
     Progress,
     load_modules,
@@ -149,6 +149,8 @@ class _Comparison:
         self.encoder = load_whisper_encoder(backbone_source(recipe.backbones.encoder), 1500)
         self.language_model = load_language_model(model_folder)
         self.config = _config(recipe, self.encoder, self.language_model, model_folder)
+        for corpus in (self.train, self.dev):
+            _check_lengths(corpus, self.config.chunk_s)
         torch.manual_seed(recipe.seed)
         start = self._grader(self.config)
         self.warm_dev = warm_start(start, recipe, self.train, self.dev, work)
@@ -204,10 +206,10 @@ class _Comparison:
         result = {
             "history": history,
             "dev": {
-                decoding: _figures(
+                decoding: figures(
                     grader.scores(torch.from_numpy(answers))
                     if decoding != "hard"
-                    else _hard(answers, config),
+                    else hard_scores(answers, config),
                     self.dev,
                 )
                 for decoding in (("regression",) if grader.head is not None else ("soft", "hard"))
@@ -275,7 +277,7 @@ class _Comparison:
         progress.history.append(
             {
                 "loss": round(progress.losses["loss"] / steps, 5),
-                "dev_pcc": _figures(scores, self.dev)["pcc"],
+                "dev_pcc": figures(scores, self.dev)["pcc"],
             }
         )
         progress.losses.clear()
@@ -325,12 +327,12 @@ class _Comparison:
             "seed": self.recipe.seed,
             "shipped": item.name,
             "train": {"n": len(self.train)},
-            "dev": {"n": len(self.dev), **_figures(torch.from_numpy(scores), self.dev)},
+            "dev": {"n": len(self.dev), **figures(torch.from_numpy(scores), self.dev)},
             "warm_start": self.warm_dev,
             "objectives": runs,
         }
         aspect = config.aspects[0]
-        error = _error_by_duration(self.dev, scores[:, 0])
+        error = error_by_duration(self.dev, scores[:, 0])
         grader.config = dataclasses.replace(
             config, aspects=(dataclasses.replace(aspect, sd=error),)
         )
@@ -394,32 +396,13 @@ def _answering(config: SpeechLLMConfig, item: ObjectiveRecipe) -> SpeechLLMConfi
     return dataclasses.replace(config, prompt=prompt, answer="regression")
 
 
-def _hard(answers: NDArray[np.float32], config: SpeechLLMConfig) -> Tensor:
-    return torch.tensor(config.prompt.label_scores)[torch.from_numpy(answers).argmax(-1)][:, None]
-
-
-def _figures(scores: Tensor, dev: Corpus) -> dict[str, float | None]:
-    """Return the figures of scores [n, 1] against the experts' medians; None where undefined."""
-    said, wanted = scores[:, 0].double().numpy(), dev.scores[:, 0]
-    found = {metric.__name__: metric(said, wanted) for metric in (pcc, srcc, rmse, mae)}
-    return {
-        name: round(value, 4) if math.isfinite(value) else None for name, value in found.items()
-    }
-
-
-def _error_by_duration(
-    dev: Corpus, said: NDArray[np.float32], bins: int = 4
-) -> tuple[tuple[float, float], ...]:
-    """Return the expected error by seconds of speech, for `AspectConfig.sd`: by quarters."""
-    seconds = dev.durations_s()
-    table = {
-        round(float(np.median(seconds[part])), 2): round(
-            rmse(said[part].astype(np.float64), dev.scores[part, 0]), 3
-        )
-        for part in np.array_split(np.argsort(seconds, kind="stable"), bins)
-        if len(part)
-    }
-    return tuple(sorted(table.items()))
+def _check_lengths(corpus: Corpus, chunk_s: float) -> None:
+    for utterance, seconds in zip(corpus.utterances, corpus.durations_s(), strict=True):
+        if seconds > chunk_s:
+            raise ManifestError(
+                f"{utterance.id} lasts {seconds:.1f} s, longer than a chunk of {chunk_s:g} s",
+                mend="train on recordings of one chunk each",
+            )
 
 
 def _rng(seed: int, epoch: int) -> np.random.Generator:

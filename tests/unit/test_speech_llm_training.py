@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 import speech_llm_samples as samples  # noqa: E402
 
-from asa_engine.errors import CheckpointError, UsageError  # noqa: E402
+from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
 from asa_engine.graders.speech_llm.model import SpeechLLM  # noqa: E402
 from asa_engine.graders.speech_llm.recipe import SpeechLLMRecipe  # noqa: E402
 from asa_engine.training import speech_llm, train  # noqa: E402
@@ -141,6 +141,17 @@ def test_a_killed_run_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
     parts = _train(folder, "half", tmp_path / "parts")
     for name in ("weights.safetensors", "config.json"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_recording_of_several_chunks_is_refused(folder, tmp_path):
+    soundfile.write(folder / "long.flac", np.zeros(29 * 16_000, np.float32), 16_000)
+    line = {"id": "long", "audio": "long.flac", "speaker": "3", "scores": {"total": 5.0}}
+    lines = (folder / "train.jsonl").read_text() + json.dumps(line) + "\n"
+    (folder / "long.jsonl").write_text(lines)
+    path = folder / "long.toml"
+    path.write_text((folder / "small.toml").read_text().replace("train.jsonl", "long.jsonl"))
+    with pytest.raises(ManifestError, match=r"long lasts 29\.0 s"):
+        train(path, tmp_path / "out")
 
 
 def test_another_recipe_does_not_go_on(folder, tmp_path):

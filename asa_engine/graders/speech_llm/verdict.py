@@ -118,8 +118,11 @@ def parse(text: str, words: Sequence[str], phones: Sequence[str]) -> Verdict:
         if not line.startswith(f"{name}: "):
             raise ValueError(f"{line[:40]!r} stands where {name!r} should")
         values.append(line.removeprefix(f"{name}: "))
+    accuracy, fluency, prosody = (_label(value) for value in values[:3])
     return Verdict(
-        *(_label(value) for value in values[:3]),
+        accuracy,
+        fluency,
+        prosody,
         words=_items(values[3], words, "words"),
         phones=_items(values[4], phones, "phones"),
         rationale=lines[5].strip() if len(lines) > 5 else "",
@@ -140,14 +143,16 @@ def changed_once(verdict: Verdict, grain: str, chance: random.Random) -> Verdict
     if grain not in GRAINS:
         raise ValueError(f"there is no grain {grain!r}: it is one of {', '.join(GRAINS)}")
     if grain in ("accuracy", "fluency", "prosody"):
-        return dataclasses.replace(verdict, **{grain: _other(getattr(verdict, grain), chance)})
+        sentence: dict[str, Any] = {grain: _other(getattr(verdict, grain), chance)}
+        return dataclasses.replace(verdict, **sentence)
     field = f"{grain}s"
     items = list(getattr(verdict, field))
     if not items:
         raise ValueError(f"the verdict has no {field}")
     at = chance.randrange(len(items))
     items[at] = (items[at][0], _other(items[at][1], chance))
-    return dataclasses.replace(verdict, **{field: tuple(items)})
+    changed: dict[str, Any] = {field: tuple(items)}
+    return dataclasses.replace(verdict, **changed)
 
 
 def _other(label: int, chance: random.Random) -> int:
