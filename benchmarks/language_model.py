@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,7 @@ def _in_a_process(subject: str, options: argparse.Namespace, work: Path) -> dict
     command = [sys.executable, __file__, str(options.folder), "--subject", subject]
     if subject.startswith("engine/"):
         # Building the graph takes more memory than running it.
-        subprocess.run([*command, "--rounds", "0", "--work", str(work)], check=False)
+        subprocess.run([*command, "--work", str(work)], check=True)
     for name in ("rows", "steps", "rounds", "threads"):
         command += [f"--{name}", str(getattr(options, name))]
     command += ["--work", str(work)]
@@ -169,10 +170,9 @@ def _export(folder: Path, precision: str, graph: Path) -> None:
         "int4": Int4Decoder(),
     }
     model = decoder_model(config, weights, kinds[precision], positions=config.positions)
-    # Weights of the float32 graph lie in a file beside it.
-    link = graph.with_name(weights.path.name)
-    if not link.exists():
-        link.symlink_to(weights.path.absolute())
+    # Weights of the float32 graph lie in a file beside it; the runtime follows no links.
+    if precision == "fp32":
+        shutil.copyfile(weights.path, graph.with_name(weights.path.name))
     onnx.save(model, graph)
 
 
