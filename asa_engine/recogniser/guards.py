@@ -22,7 +22,7 @@ NO_SPEECH_PROBABILITY: Final = 0.6
 NO_SPEECH_LOG_PROBABILITY: Final = -1.0
 # Words are guesses where log-probability - NO_SPEECH_WEIGHT * no-speech probability is below this.
 NO_SPEECH_WEIGHT: Final = 4.0
-MIN_CERTAINTY: Final = -2.4
+MIN_CERTAINTY: Final = -2.75
 # zlib takes English sentences to 0.9 of themselves or more when short, loops to a third.
 MAX_COMPRESSION_RATIO: Final = 2.4
 # Nobody speaks faster; the fastest learner reads four words a second.
