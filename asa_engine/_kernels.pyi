@@ -37,6 +37,12 @@ def pool(
     frames: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32]
 ) -> NDArray[np.float32]: ...
 
+class Head:
+    def __init__(self, sizes: list[int], tensors: list[NDArray[np.float32]]) -> None: ...
+    def run(
+        self, stats: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
 class Encoder:
     def __init__(
         self,

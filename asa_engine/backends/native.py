@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Self
 
@@ -17,16 +16,12 @@ from asa_engine.files import read_json
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.kernels import isa
 from asa_engine.kernels.encoder import PRECISIONS, Encoder, pool
+from asa_engine.kernels.head import Head
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.profiling import lap_sources
 
 __all__ = ["NativeBackend", "WhisperEncoder"]
 
-_VARIANCE_FLOOR = 1e-5
-_REFERENCE_FRAMES = 175.0
-_LOG_FRAMES_SCALE = 0.5
-_LOG_FRAMES_RANGE = (-2.0, 3.5)
-_LARGE = ("kernel_projection", "kernel_centres")
 _CONFIG_FIELDS = {
     "n_mels": "num_mel_bins",
     "d_model": "d_model",
@@ -35,8 +30,6 @@ _CONFIG_FIELDS = {
     "ffn": "encoder_ffn_dim",
     "positions": "max_source_positions",
 }
-
-_Vector = NDArray[np.float64]
 
 
 class WhisperEncoder:
@@ -104,13 +97,10 @@ class NativeBackend(Backend):
         self.precision = precision
         self.threads = threads
         self._config = config
-        self._head = _read_head(config, tensors)
-        self._head64 = {
-            name: weight.astype(np.float64)
-            for name, weight in self._head.items()
-            if name not in _LARGE
-        }
-        mix = np.exp(self._head64["layer_mix"])
+        weights = _read_head(config, tensors)
+        self._head = Head(weights)
+        self._attention = weights["attention.weight"], weights["attention.bias"]
+        mix = np.exp(weights["layer_mix"].astype(np.float64))
         self._layer_weights = [float(weight) for weight in mix / mix.sum()]
         self._encoder = _build(config.encoder, tensors, "encoder.", precision, threads)
         if (sources := lap_sources()) is not None:
@@ -140,65 +130,17 @@ class NativeBackend(Backend):
 
     def encode(self, mel: NDArray[np.float32], *, frames: bool = False) -> Encoded:
         """Encode one window; frames are handed out only when asked for."""
-        attention = self._head["attention.weight"], self._head["attention.bias"]
         if self._config.kernel_centres:
             encoded, moments = self._encoder.encode_with_moments([mel], self._layer_weights)[0]
-            stats = np.concatenate([pool(encoded, *attention), moments.ravel()])
+            stats = np.concatenate([pool(encoded, *self._attention), moments.ravel()])
         else:
             encoded = self._encoder.encode([mel], self._layer_weights)[0]
-            stats = pool(encoded, *attention)
+            stats = pool(encoded, *self._attention)
         return Encoded(stats, encoded if frames else None)
 
     def head(self, stats: NDArray[np.float32]) -> HeadOutput:
-        """Compute prior and scores, in float64: it is a few thousand products."""
-        weights, width = self._head64, self._config.encoder.d_model
-        heads = self._config.attention_heads
-        count, total, squares, attention, weighted, moments = np.split(
-            stats.astype(np.float64), np.cumsum([1, width, width, heads, heads * width])
-        )
-        mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, _VARIANCE_FLOOR))
-        attended = weighted.reshape(heads, width) / attention[:, None]
-
-        hidden = _gelu(_linear(weights, "prior_fc1", _layer_norm(weights, "prior_norm", mean)))
-        logits = _linear(weights, "prior_fc2", hidden)
-        prior = np.exp(logits - logits.max())
-        prior /= prior.sum()
-
-        pooled = [
-            _layer_norm(weights, f"pool_norms.{i}", part)
-            for i, part in enumerate((mean, deviation, *attended))
-        ]
-        duration = np.log(count / _REFERENCE_FRAMES) / _LOG_FRAMES_SCALE
-        features = np.concatenate(
-            [*pooled, _linear(weights, "prior_projector", prior), duration.clip(*_LOG_FRAMES_RANGE)]
-        )
-        hidden = _gelu(_linear(weights, "head_fc1", features))
-        scores = weights["score_mean"] + weights["score_std"] * _linear(weights, "head_fc2", hidden)
-        if self._config.kernel_centres:
-            share = weights["blend"]
-            scores = share * scores + (1 - share) * self._kernel_scores(count, moments, duration)
-        return HeadOutput(scores.astype(np.float32), prior.astype(np.float32))
-
-    def _kernel_scores(self, count: _Vector, moments: _Vector, duration: _Vector) -> _Vector:
-        """Regress on the layers' means and deviations with a Gaussian kernel.
-
-        The two large arrays stay in float32: reading them is what this costs.
-        """
-        weights, large = self._head64, self._head
-        means, squares = np.split(moments / count, 2)
-        deviations = np.sqrt(np.maximum(squares - means**2, _VARIANCE_FLOOR))
-        layers = np.concatenate([means, deviations])
-        place = np.concatenate(
-            [
-                large["kernel_projection"] @ layers.astype(np.float32) + weights["kernel_bias"],
-                duration.clip(*_LOG_FRAMES_RANGE) * weights["kernel_duration"],
-            ]
-        )
-        apart = large["kernel_centres"] - place.astype(np.float32)
-        near = np.exp(-np.einsum("ij,ij->i", apart, apart))
-        scores: _Vector = weights["kernel_weights"] @ near + weights["kernel_mean"]
-        return scores
+        """Compute prior and scores."""
+        return HeadOutput(*self._head(stats))
 
 
 def _build(
@@ -274,18 +216,3 @@ def _read_head(config: AcousticConfig, tensors: Tensors) -> dict[str, NDArray[np
             mend="weights and configuration are not of one model",
         )
     return {name: tensors.read(name, shape) for name, shape in shapes.items()}
-
-
-def _linear(weights: dict[str, _Vector], name: str, x: _Vector) -> _Vector:
-    result: _Vector = weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
-    return result
-
-
-def _layer_norm(weights: dict[str, _Vector], name: str, x: _Vector) -> _Vector:
-    normal = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
-    result: _Vector = normal * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-    return result
-
-
-def _gelu(x: _Vector) -> _Vector:
-    return np.array([value / 2 * (1 + math.erf(value / math.sqrt(2))) for value in x])

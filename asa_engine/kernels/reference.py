@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["attend", "encode", "gelu", "layer_norm", "log_mel", "mel_filters", "pool"]
+__all__ = ["attend", "encode", "gelu", "head", "layer_norm", "log_mel", "mel_filters", "pool"]
 
 Array = NDArray[np.float64]
 
@@ -133,3 +133,49 @@ def pool(frames: Array, weight: Array, bias: Array) -> Array:
     w = np.exp(4 * np.tanh((frames @ weight.T + bias) / 4))
     sums = (frames.sum(0), (frames**2).sum(0), w.sum(0), (w.T @ frames).ravel())
     return np.concatenate([[len(frames)], *sums])
+
+
+def head(
+    weights: Mapping[str, NDArray[np.float32]], stats: NDArray[np.float32]
+) -> tuple[Array, Array]:
+    """Compute scores and prior; see `asa_engine.kernels.head.Head`."""
+    w = {name: weight.astype(np.float64) for name, weight in weights.items()}
+    width, norms = len(w["prior_norm.bias"]), sum(name.startswith("pool_norms.") for name in w) // 2
+    heads = norms - 2
+    count, total, squares, attention, weighted, moments = np.split(
+        stats.astype(np.float64), np.cumsum([1, width, width, heads, heads * width])
+    )
+
+    def linear(name: str, x: Array) -> Array:
+        result: Array = w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+        return result
+
+    def deviation(mean: Array, square: Array) -> Array:
+        result: Array = np.sqrt(np.maximum(square - mean**2, 1e-5))
+        return result
+
+    mean = total / count
+    attended = weighted.reshape(heads, width) / attention[:, None]
+    normal = layer_norm(mean, w["prior_norm.weight"], w["prior_norm.bias"])
+    logits = linear("prior_fc2", gelu(linear("prior_fc1", normal)))
+    prior = np.exp(logits - logits.max())
+    prior /= prior.sum()
+    pooled = [
+        layer_norm(part, w[f"pool_norms.{i}.weight"], w[f"pool_norms.{i}.bias"])
+        for i, part in enumerate((mean, deviation(mean, squares / count), *attended))
+    ]
+    duration = (np.log(count / 175) / 0.5).clip(-2, 3.5)
+    features = np.concatenate([*pooled, linear("prior_projector", prior), duration])
+    hidden = gelu(linear("head_fc1", features))
+    scores = w["score_mean"] + w["score_std"] * linear("head_fc2", hidden)
+    if "kernel_centres" in w:
+        means, squares = np.split(moments / count, 2)
+        profile = np.concatenate([means, deviation(means, squares)])
+        place = np.append(
+            w["kernel_projection"] @ profile + w["kernel_bias"], duration * w["kernel_duration"]
+        )
+        near = np.exp(-((w["kernel_centres"] - place) ** 2).sum(1))
+        scores = w["blend"] * scores + (1 - w["blend"]) * (
+            w["kernel_weights"] @ near + w["kernel_mean"]
+        )
+    return scores, prior

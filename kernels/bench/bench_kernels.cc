@@ -73,6 +73,42 @@ struct Input {
 
 }  // namespace
 
+// The head of the default grader over a width, with its kernel regressor.
+void report_head(const asa::Kernels& k, int width) {
+  const asa::HeadShape s = {.width = width,
+                            .heads = 4,
+                            .prior_width = 128,
+                            .levels = 5,
+                            .embedding = 32,
+                            .hidden = 256,
+                            .aspects = 5,
+                            .outputs = 5,
+                            .place = 384,
+                            .centres = 2000};
+  const double products = double(s.prior_width) * (width + s.levels) + s.embedding * s.levels +
+                          double(s.hidden) * (s.features() + s.aspects) +
+                          double(s.place) * 2 * s.sums() +
+                          double(s.centres) * (s.place + 1 + s.aspects);
+  const auto stats = noise(s.stats(), 1.0f);
+  const auto large = noise(std::size_t(s.place) * 2 * s.sums(), 0.01f);
+  const auto centres = noise(std::size_t(s.centres) * (s.place + 1), 0.01f);
+  const auto fc1 = noise(std::size_t(s.hidden) * s.features(), 0.01f);
+  const auto other = noise(std::size_t(s.prior_width) * width + 16384, 0.01f);
+  const float* o = other.data();
+  const asa::HeadWeights w = {o, o,          o,
+                              o, o,          o,
+                              o, o,          o,
+                              o, fc1.data(), o,
+                              o, o,          o,
+                              o, o,          large.data(),
+                              o, o,          centres.data(),
+                              o, o};
+  std::vector<double> scratch(asa::head_scratch(s));
+  std::vector<float> scores(s.aspects), prior(s.levels);
+  report("head", "fp32", 2 * products,
+         [&] { k.head.run(s, w, stats.data(), scratch.data(), scores.data(), prior.data()); });
+}
+
 int main(int argc, char** argv) {
   const int width = argc > 1 ? std::atoi(argv[1]) : 384;
   const asa::Kernels& k = asa::kernels();
@@ -134,4 +170,5 @@ int main(int argc, char** argv) {
       }
     });
   }
+  report_head(k, width);
 }

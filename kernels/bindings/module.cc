@@ -37,6 +37,12 @@ Matrix close_window(asa::LogMelWindow& window) {
 
 using Vector = nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig>;
 
+Vector new_vector(size_t size) {
+  float* data = new float[size];
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  return Vector(data, {size}, owner);
+}
+
 std::pair<Vector, Vector> finish_pitch(asa::PitchTracker& tracker) {
   const size_t frames = tracker.frames();
   float* data[2];
@@ -180,6 +186,69 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig> pool(Mel frames, Mel we
   return {stats, {size}, owner};
 }
 
+// The weights stay where Python has them; the arrays are held.
+class Head {
+ public:
+  // sizes: those of HeadShape, in order; tensors: those of HeadWeights, in order, the last seven
+  // only where there are centres.
+  Head(const std::vector<int>& sizes, std::vector<Weights> tensors) : tensors_(std::move(tensors)) {
+    if (sizes.size() != 10) throw std::invalid_argument("a head has 10 sizes");
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (sizes[i] < (i < 7 ? 1 : 0) || sizes[i] > 16384) {
+        throw std::invalid_argument("not the shape of a head");
+      }
+    }
+    shape_ = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
+              sizes[5], sizes[6], sizes[7], sizes[8], sizes[9]};
+    const auto& s = shape_;
+    const size_t width = s.width, pooled = s.pooled(), prior = s.prior_width, levels = s.levels;
+    const size_t embedding = s.embedding, hidden = s.hidden, aspects = s.aspects;
+    const size_t place = s.place, centres = s.centres;
+    std::vector<size_t> counts = {width,
+                                  width,
+                                  prior * width,
+                                  prior,
+                                  levels * prior,
+                                  levels,
+                                  embedding * levels,
+                                  embedding,
+                                  pooled,
+                                  pooled,
+                                  hidden * s.features(),
+                                  hidden,
+                                  aspects * hidden,
+                                  aspects,
+                                  aspects,
+                                  aspects};
+    if (centres) {
+      counts.insert(counts.end(), {aspects, place * 2 * s.sums(), place, 1, centres * (place + 1),
+                                   aspects * centres, aspects});
+    }
+    auto p = pointers(tensors_, counts);
+    p.resize(23);
+    weights_ = {p[0],  p[1],  p[2],  p[3],  p[4],  p[5],  p[6],  p[7],  p[8],  p[9],  p[10], p[11],
+                p[12], p[13], p[14], p[15], p[16], p[17], p[18], p[19], p[20], p[21], p[22]};
+  }
+
+  std::pair<Vector, Vector> run(Samples stats) const {
+    if (stats.size() != static_cast<size_t>(shape_.stats())) {
+      throw std::invalid_argument("stats has " + std::to_string(stats.size()) +
+                                  " numbers; this head takes " + std::to_string(shape_.stats()));
+    }
+    const Vector scores = new_vector(shape_.aspects), prior = new_vector(shape_.levels);
+    nb::gil_scoped_release release;
+    std::vector<double> scratch(asa::head_scratch(shape_));
+    asa::kernels().head.run(shape_, weights_, stats.data(), scratch.data(), scores.data(),
+                            prior.data());
+    return {scores, prior};
+  }
+
+ private:
+  std::vector<Weights> tensors_;
+  asa::HeadShape shape_;
+  asa::HeadWeights weights_;
+};
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -211,6 +280,9 @@ NB_MODULE(_kernels, m) {
   m.def("attend", &attend, "queries"_a.noconvert(), "keys"_a.noconvert(), "values"_a.noconvert(),
         "heads"_a, "length"_a, "reach"_a, "precision"_a);
   m.def("pool", &pool, "frames"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert());
+  nb::class_<Head>(m, "Head")
+      .def(nb::init<const std::vector<int>&, std::vector<Weights>>(), "sizes"_a, "tensors"_a)
+      .def("run", &Head::run, "stats"_a.noconvert());
   nb::class_<asa::LogMelWindow>(m, "LogMelWindow")
       .def(nb::init<int, size_t>(), "n_mels"_a, "window_samples"_a)
       .def_prop_ro("n_mels", &asa::LogMelWindow::n_mels)

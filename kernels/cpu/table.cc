@@ -11,6 +11,7 @@ GemmKernels gemm_kernels();
 LayerNormKernels layer_norm_kernels();
 AttentionKernels attention_kernels();
 PoolKernels pool_kernels();
+HeadKernels head_kernels();
 PeakKernels peak_kernels();
 
 Kernels table() {
@@ -20,6 +21,7 @@ Kernels table() {
           .layer_norm = layer_norm_kernels(),
           .attention = attention_kernels(),
           .pool = pool_kernels(),
+          .head = head_kernels(),
           .peak = peak_kernels()};
 }
 

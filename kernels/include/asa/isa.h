@@ -3,6 +3,7 @@
 
 #include "asa/attention.h"
 #include "asa/gemm.h"
+#include "asa/head.h"
 #include "asa/layer_norm.h"
 #include "asa/log_mel.h"
 #include "asa/peak.h"
@@ -18,6 +19,7 @@ struct Kernels {
   LayerNormKernels layer_norm;
   AttentionKernels attention;
   PoolKernels pool;
+  HeadKernels head;
   PeakKernels peak;
 };
 
