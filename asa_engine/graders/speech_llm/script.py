@@ -1,0 +1,89 @@
+"""The grammar of a verdict (system S5): labels are chosen, words, phones and lines are given.
+
+Text around labels and labels themselves are tokenised apart from each other, so that what may be
+chosen never depends on what stands beside it; a model that is to be decoded so has to be trained
+on the same pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from asa_engine.graders.speech_llm.verdict import LABELS, Verdict
+from asa_engine.language_model.grammar import Choice, Forced, Free, Segment
+
+__all__ = ["verdict_of_choices", "verdict_script"]
+
+_SENTENCE = ("Accuracy:", "\nFluency:", "\nProsody:")
+_LISTS = ("\nWords: ", "\nPhonemes: ")
+
+Encode = Callable[[str], tuple[int, ...]]
+
+
+def verdict_script(
+    words: Sequence[str],
+    phones: Sequence[str],
+    encode: Encode,
+    *,
+    end_ids: tuple[int, ...],
+    control_ids: tuple[int, ...] = (),
+    most_rationale: int = 0,
+) -> tuple[Segment, ...]:
+    """Return the script of a verdict on these words and phones.
+
+    Args:
+        words: The words to judge, in order.
+        phones: The phones, in order.
+        encode: Text to tokens; control tokens written in the text must stay plain text.
+        end_ids: Tokens that end the rationale.
+        control_ids: Tokens that the rationale may not hold; those of `end_ids` may end it.
+        most_rationale: Most tokens of the rationale; 0 leaves it out.
+
+    Raises:
+        ValueError: A word or phone is empty or holds a space, or two labels are the same tokens.
+    """
+    for text in (*words, *phones):
+        if not text or len(text.split()) != 1 or text != text.strip():
+            raise ValueError(f"{text[:40]!r} is not one word: it cannot be judged")
+    # A label's space belongs to it where one stands before it: that is how tokenizers cut.
+    spaced = Choice(tuple(encode(f" {label}") for label in LABELS))
+    bare = Choice(tuple(encode(label) for label in LABELS))
+    script: list[Segment] = []
+    for line in _SENTENCE:
+        script += [Forced(encode(line)), spaced]
+    for line, items in zip(_LISTS, (words, phones), strict=True):
+        if not items:
+            script.append(Forced(encode(line)))
+        for index, text in enumerate(items):
+            script += [Forced(encode(f"{' ' if index else line}{text}/")), bare]
+    if most_rationale:
+        banned = tuple(token for token in control_ids if token not in end_ids)
+        script += [Forced(encode("\n")), Free(end_ids, most_rationale, banned)]
+    return tuple(script)
+
+
+def verdict_of_choices(
+    chosen: Sequence[int], words: Sequence[str], phones: Sequence[str], rationale: str = ""
+) -> Verdict:
+    """Return the verdict that a finished walk's choices make.
+
+    Args:
+        chosen: `Walk.chosen`.
+        words: As given to `verdict_script`.
+        phones: As given to `verdict_script`.
+        rationale: The free text.
+
+    Raises:
+        ValueError: There are not as many choices as the script has.
+    """
+    if len(chosen) != len(_SENTENCE) + len(words) + len(phones):
+        raise ValueError(f"{len(chosen)} choices do not make this verdict")
+    accuracy, fluency, prosody, *rest = chosen
+    return Verdict(
+        accuracy,
+        fluency,
+        prosody,
+        words=tuple(zip(words, rest[: len(words)], strict=True)),
+        phones=tuple(zip(phones, rest[len(words) :], strict=True)),
+        rationale=rationale.strip(),
+    )
