@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +186,85 @@ def test_tensors_that_do_not_fit(
     safetensors.save_file(state, whisper / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         WhisperEncoder.load(whisper, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("mel", "message"),
+    [
+        (np.zeros((80, 0), np.float32), "0 frames"),
+        (np.zeros((80, 401), np.float32), "401 frames"),
+        (np.zeros((80, 1_000_000), np.float32), "1000000 frames"),
+        (np.zeros((79, 10), np.float32), "79 bins"),
+        (np.zeros((80, 10)), "float64"),
+        (np.zeros((80, 10), ">f4"), "float32"),
+        (np.zeros((80, 10), object), "object"),
+        (np.zeros((1, 80, 10), np.float32), r"\[1, 80, 10\]"),
+        (np.zeros(80, np.float32), r"\[80\]"),
+        (np.full((80, 10), np.nan, np.float32), "finite"),
+        (np.full((80, 10), np.inf, np.float32), "finite"),
+        (None, "object"),
+        ("mel", "U3"),
+    ],
+)
+def test_what_a_whisper_encoder_refuses(
+    whisper: Path, mel: NDArray[np.float32], message: str
+) -> None:
+    encoder = WhisperEncoder.load(whisper, precision="bf16")
+    with pytest.raises(ValueError, match=message):
+        encoder.encode(mel)
+    assert encoder.encode(mel_of(3)).shape == (2, CONFIG.d_model)  # no worse for it
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 399, 400])
+def test_any_length_and_layout(whisper: Path, frames: int) -> None:
+    encoder = WhisperEncoder.load(whisper, precision="fp32", threads=2)
+    mel = mel_of(400)[:, :frames]
+    expected = encoder.encode(mel.copy())
+    assert expected.shape == ((frames + 1) // 2, CONFIG.d_model)
+    padded = np.zeros((80, 2 * frames), np.float32)
+    padded[:, ::2] = mel
+    for same in (np.asfortranarray(mel), padded[:, ::2], mel[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(encoder.encode(same), expected)
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 257, 10_000])
+def test_threads_out_of_range(whisper: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match=f"threads is {threads}; it must be in"):
+        WhisperEncoder.load(whisper, threads=threads)
+
+
+def test_two_threads_calling_one_whisper_encoder(whisper: Path) -> None:
+    encoder = WhisperEncoder.load(whisper, precision="int8", threads=2)
+    mels = [mel_of(frames) for frames in (301, 40)]
+    expected = [encoder.encode(mel) for mel in mels]
+    with ThreadPoolExecutor(4) as callers:
+        found = list(callers.map(lambda i: encoder.encode(mels[i % 2]), range(60)))
+    for index, frames in enumerate(found):
+        np.testing.assert_array_equal(frames, expected[index % 2])
+
+
+@pytest.mark.parametrize("isa", ["neon" if platform.machine() == "x86_64" else "avx2", "mmx"])
+def test_an_instruction_set_this_cpu_lacks(whisper: Path, isa: str) -> None:
+    """The choice is made once a process."""
+    code = (
+        "import sys\n"
+        "from asa_engine.backends.native import NativeBackend, WhisperEncoder\n"
+        "from asa_engine.errors import BackendError\n"
+        "assert not NativeBackend.availability().usable\n"
+        "try:\n"
+        "    WhisperEncoder.load(sys.argv[1])\n"
+        "except BackendError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(whisper)],
+        env={**os.environ, "ASA_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f'the instruction set "{isa}" is not to be had on this CPU' in done.stdout
 
 
 @pytest.mark.parametrize("value", [None, 0, -3, 2.5, "six", True, 10**9])
