@@ -154,7 +154,7 @@ class _Text:
 EXPORTER = Exporter(
     targets={
         "onnx": ("onnxruntime", ("fp32", "int8")),
-        "native": ("native", ("fp32", "bf16", "int8")),
+        "native": ("native", ("bf16", "int8")),
     },
     validate=_validate,
     build=_build,
