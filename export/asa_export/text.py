@@ -129,7 +129,8 @@ def write_ctranslate2(grader: TextGrader, folder: Path, precision: str) -> str:
 EXPORTER = Exporter(
     targets={
         "onnx": ("onnxruntime", ("fp32", "int8")),
-        "ctranslate2": ("ctranslate2", ("fp32", "int8")),
+        # Its int8 has one scale a row, and moves scores over the budget.
+        "ctranslate2": ("ctranslate2", ("fp32",)),
     },
     validate=_validate,
     build=_build,
