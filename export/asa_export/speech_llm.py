@@ -1,7 +1,8 @@
 """Export of the speech LLM: adapters merged, encoder, projector, language model and head.
 
 The language model keeps neither its embedding table nor its vocabulary projection: the prompt's
-embeddings and the rows of the answer are all of them that the grader reads.
+embeddings and the rows of the answer are all of them that the grader reads. What rounding does to
+the answer on average, over calibration recordings, is taken back in its bias.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ __all__ = ["EXPORTER", "projector_model"]
 
 ENCODER: Final = "encoder.safetensors"
 PROJECTOR: Final = "projector.onnx"
-HEAD: Final = "head.safetensors"
 FOLDER: Final = "language_model"
 MERGED: Final = "merged.safetensors"
 REPORT: Final = "training.json"
@@ -83,27 +83,31 @@ def _build(
     expected = decoder_tensors(shape).keys() - {TOKENS, VOCABULARY}
     _write(folder / MERGED, {name: state[name.removeprefix("model.")] for name in expected})
     weights = Weights(folder / MERGED)
-    exact = folder / "fp32.onnx"
-    onnx.save(
-        decoder_model(shape, weights, FloatDecoder(), positions=config.longest_sequence), exact
-    )
-    _write(work / HEAD, _head(grader, Decoder.open(exact, threads=1)))
+    graph = decoder_model(shape, weights, FloatDecoder(), positions=config.longest_sequence)
+    onnx.save(graph, folder / "fp32.onnx")
+    exact = Decoder.open(folder / "fp32.onnx", threads=1)
+    head = _head(grader, exact)
+    sequences = list(_sequences(grader, speech.calibration[:CALIBRATED]))
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
+        file = f"{FOLDER}/{precision}.onnx"
+        its_head = head
         if precision != "fp32":
             linears: DecoderLinears = Int4Decoder()
             if precision == "int8":
-                sequences = _sequences(grader, speech.calibration[:CALIBRATED])
-                state = Weights(work / HEAD).array("prefix")
-                found = calibrate_decoder(shape, weights, state, sequences)
+                found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
                 linears = Int8Decoder(weights, found)
             graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
-            onnx.save(graph, folder / f"{precision}.onnx")
-        files = (ENCODER, PROJECTOR, f"{FOLDER}/{precision}.onnx", HEAD)
-        for stage, file in zip(STAGE_NAMES, files, strict=True):
-            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = file
+            onnx.save(graph, work / file)
+            rounded = Decoder.open(work / file, threads=1)
+            moved = _mean_answer(head, exact, sequences) - _mean_answer(head, rounded, sequences)
+            its_head = {**head, "answer.bias": head["answer.bias"] + moved}
+        _write(work / f"head.{precision}.safetensors", its_head)
+        files = (ENCODER, PROJECTOR, file, f"head.{precision}.safetensors")
+        for stage, name in zip(STAGE_NAMES, files, strict=True):
+            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = name
     if "fp32" not in (precision for _, precision in variants):
-        exact.unlink()
+        (folder / "fp32.onnx").unlink()
         (folder / MERGED).unlink()
     return stages
 
@@ -171,6 +175,15 @@ def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
         "answer.weight": weight,
         "answer.bias": bias,
     }
+
+
+def _mean_answer(
+    head: dict[str, Tensor], decoder: Decoder, sequences: Sequence[NDArray[np.float32]]
+) -> Tensor:
+    """Return the answer [K], without its bias, that sequences behind the prompt get on average."""
+    trunk = decoder.resume(head["prefix"].numpy())
+    hidden = [trunk.fork(trunk.length + len(rows)).extend(rows)[-1] for rows in sequences]
+    return head["answer.weight"].detach() @ torch.from_numpy(np.mean(hidden, axis=0))
 
 
 def _sequences(grader: SpeechLLM, recordings: Iterable[Recording]) -> Iterator[NDArray[np.float32]]:
