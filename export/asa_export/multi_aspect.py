@@ -2,7 +2,7 @@
 
 Every variant hears the same words: the recogniser stays as it is in all of them. The speech
 encoder is a float32 graph for ONNX Runtime, or the recogniser's own weights on the project's
-kernels at the variant's precision; the text encoder, int8 below fp32, and the trained parts run in
+kernels at the variant's precision; the text encoder, int8 at int8, and the trained parts run in
 ONNX Runtime. The int8 graph of the speech encoder that serves the acoustic grader is not used:
 attention pooling over its frames moved scores by 0.04 points (RMS), over the budget.
 """
@@ -78,7 +78,7 @@ def _build(
     reader = _Text(config, work)
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
-        text = "fp32" if precision == "fp32" else "int8"
+        text = "int8" if precision == "int8" else "fp32"
         files = {
             RECOGNISER: words,
             ENCODER: words if backend == "native" else speaker,
