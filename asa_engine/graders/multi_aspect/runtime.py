@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_engine.profiling import StageClock
 from asa_engine.recogniser import FATAL, Recogniser
 from asa_engine.request import Request
-from asa_engine.selection import Choice
+
+if TYPE_CHECKING:
+    from asa_engine.selection import Choice
 
 __all__ = ["ENTRY", "Judge", "MultiAspectRun", "MultiAspectStages"]
 
