@@ -195,7 +195,7 @@ def test_words_that_were_made_up_have_no_score(stages) -> None:
 
 
 def test_a_stream_grades_closed_windows_and_ends_like_the_file(stages) -> None:
-    samples = _speech(40.0)
+    samples = _speech(70.0)
     whole = _run(stages, "the cat sat")
     whole.push(samples)
     clipped = _run(stages, "the cat sat")
