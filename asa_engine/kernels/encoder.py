@@ -29,8 +29,9 @@ class Encoder:
         config: Its shape.
         read: Where the weights come from; each is read once.
         precision: `fp32`; `bf16`: products of bfloat16, sums and everything between in float32;
-            `int8`: the feed-forward layers in 8 bits, one scale for every 128 inputs of a row, the
-            rest as in bf16 where the CPU has it and in fp32 elsewhere.
+            `int8`: the feed-forward layers but the first in 8 bits, one scale for every 128 inputs
+            of a row, the rest as in bf16 where the CPU has it and in fp32 elsewhere. The first
+            layer's output projection is always in float32.
         threads: Threads one call may use, 1 to 256; they sleep when idle.
 
     Raises:

@@ -128,7 +128,10 @@ void Encoder::set_layer(int index, const LayerWeights& w) {
   pack(to.k, dense_, pad_outputs(w.k_weight, width, 1).data(), nullptr, width, all);
   pack(to.v, dense_, pad_outputs(w.v_weight, width, 1).data(), pad_outputs(w.v_bias, 1, 1).data(),
        width, all);
-  pack(to.o, dense_, o_weight.data(), w.o_bias, all, width);
+  // Some frames' errors grow a hundredfold in the last layer. The first one's go through all
+  // others, so it is here that precision pays.
+  const bool first = index == 0;
+  pack(to.o, first ? Precision::fp32 : dense_, o_weight.data(), w.o_bias, all, width);
   const auto copy = [](const float* from, int count) {
     return std::vector<float>(from, from + count);
   };
@@ -136,10 +139,9 @@ void Encoder::set_layer(int index, const LayerWeights& w) {
                     copy(w.fc1_weight, width * shape_.inner), copy(w.fc1_bias, shape_.inner),
                     copy(w.fc2_weight, width * shape_.inner)};
   if (inner_ == Precision::int8) balance(inner);
-  // The first layer's norm meets channels of very unequal size; quantised, they cost the most.
-  const Precision first = index == 0 ? dense_ : inner_;
-  pack(to.fc1, first, inner.fc1_weight.data(), inner.fc1_bias.data(), width, shape_.inner);
-  pack(to.fc2, inner_, inner.fc2_weight.data(), w.fc2_bias, shape_.inner, width);
+  const Precision feed_forward = first ? dense_ : inner_;
+  pack(to.fc1, feed_forward, inner.fc1_weight.data(), inner.fc1_bias.data(), width, shape_.inner);
+  pack(to.fc2, feed_forward, inner.fc2_weight.data(), w.fc2_bias, shape_.inner, width);
   to.norm1_weight = copy_of(w.norm1_weight, width, stride_);
   to.norm1_bias = copy_of(w.norm1_bias, width, stride_);
   to.norm2_weight = copy_of(inner.norm_weight.data(), width, stride_);
@@ -275,11 +277,11 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
     scratch.conv.reserve(conv_rows * stride_);
     scratch.input.reserve(std::max({conv_rows * words(dense_, kKernel * shape_.mels),
                                     block_rows * words(dense_, kKernel * stride_),
-                                    block_rows * words(dense_, static_cast<int>(all)),
+                                    block_rows * words(Precision::fp32, static_cast<int>(all)),
                                     block_rows * words(dense_, shape_.width)}));
     scratch.input_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.width));
     scratch.context.reserve(block_rows * all + kGroup);
-    scratch.hidden.reserve(block_rows * words(inner_, shape_.inner));
+    scratch.hidden.reserve(block_rows * words(dense_, shape_.inner));
     scratch.hidden_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.inner));
     scratch.staging.reserve(std::max(block_rows * kGroup, static_cast<std::size_t>(stride_)));
   }

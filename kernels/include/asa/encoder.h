@@ -39,9 +39,10 @@ struct Sequence {
   int frames() const { return (mel_frames + 1) / 2; }
 };
 
-// Precision::int8 keeps the feed-forward layers, two thirds of the arithmetic, in int8 and the rest
-// in bfloat16 where the CPU has it, float32 elsewhere: quantising the projections of attention too
-// would double the error, and the first layer's first product makes single frames fail.
+// Precision::int8 keeps the feed-forward layers but the first in int8 and the rest in bfloat16
+// where the CPU has it, float32 elsewhere: quantising the projections of attention too would double
+// the error, and quantising the first layer makes single frames fail. The first layer's output
+// projection is in float32 at any precision.
 class Encoder {
  public:
   // Throws std::invalid_argument for an impossible shape or thread count.
@@ -103,7 +104,7 @@ class Encoder {
 
   EncoderShape shape_;
   const Kernels& kernels_;
-  Precision dense_, inner_;  // of the attention's projections and stem; of the feed-forward layers
+  Precision dense_, inner_;  // of the projections and stem; of feed-forward layers
   ThreadPool pool_;
   std::mutex mutex_;
   int stride_;      // floats a row of the residual stream
