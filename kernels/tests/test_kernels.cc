@@ -1,6 +1,7 @@
 // Every kernel of every instruction set this CPU has, on shapes that fill no tile, panel or group,
 // against plain loops in double. Built with sanitizers (-DASA_SANITIZE=address,undefined) it also
 // shows that none reads or writes where it should not.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "asa/attend.h"
 #include "asa/balance.h"
 #include "asa/encoder.h"
 #include "asa/isa.h"
@@ -277,6 +279,91 @@ void test_pool(const asa::Kernels& k) {
   check(relative_error(found, expected) < 1e-5, std::string(k.isa) + " pool");
 }
 
+// Against the generic path, which tests/kernels/test_head.py holds to NumPy; widths fill no vector.
+void test_head(const asa::Kernels& k) {
+  const asa::HeadShape s = {.width = 37,
+                            .heads = 3,
+                            .prior_width = 13,
+                            .levels = 5,
+                            .embedding = 6,
+                            .hidden = 19,
+                            .aspects = 3,
+                            .outputs = 2,
+                            .place = 11,
+                            .centres = 23};
+  std::vector<std::vector<float>> tensors;
+  for (int count : {s.width,
+                    s.width,
+                    s.prior_width * s.width,
+                    s.prior_width,
+                    s.levels * s.prior_width,
+                    s.levels,
+                    s.embedding * s.levels,
+                    s.embedding,
+                    s.pooled(),
+                    s.pooled(),
+                    s.hidden * s.features(),
+                    s.hidden,
+                    s.aspects * s.hidden,
+                    s.aspects,
+                    s.aspects,
+                    s.aspects,
+                    s.aspects,
+                    s.place * 2 * s.sums(),
+                    s.place,
+                    1,
+                    s.centres * (s.place + 1),
+                    s.aspects * s.centres,
+                    s.aspects}) {
+    tensors.push_back(noise(count, 0.2f, 30 + unsigned(tensors.size())));
+  }
+  const auto at = [&](int i) { return tensors[i].data(); };
+  const asa::HeadWeights w = {at(0),  at(1),  at(2),  at(3),  at(4),  at(5),  at(6),  at(7),
+                              at(8),  at(9),  at(10), at(11), at(12), at(13), at(14), at(15),
+                              at(16), at(17), at(18), at(19), at(20), at(21), at(22)};
+  auto stats = noise(s.stats(), 5.0f, 29);
+  for (float& value : stats) value = std::abs(value) + 1.0f;
+  const auto run = [&](const asa::Kernels& kernels) {
+    std::vector<double> scratch(asa::head_scratch(s));
+    std::vector<float> found(s.aspects + s.levels);
+    kernels.head.run(s, w, stats.data(), scratch.data(), found.data(), found.data() + s.aspects);
+    return found;
+  };
+  const auto generic = run(asa::kernels_for("generic"));
+  const Matrix expected(generic.begin(), generic.end());
+  check(relative_error(run(k), expected) < 1e-5, std::string(k.isa) + " head");
+}
+
+// Keys past the length and out of reach, and queries left without any.
+void test_attend() {
+  const int frames = 61, width = 34, heads = 2, length = 20, reach = 9, head = width / heads;
+  const auto q = noise(frames * width, 1.0f, 60), k = noise(frames * width, 1.0f, 61);
+  const auto v = noise(frames * width, 1.0f, 62);
+  Matrix expected(frames * width);
+  for (int r = 0; r < frames; ++r) {
+    for (int h = 0; h < heads; ++h) {
+      double total = 0;
+      std::vector<double> sum(head);
+      for (int c = std::max(0, r - reach); c < std::min(length, r + reach + 1); ++c) {
+        double score = 0;
+        for (int i = 0; i < head; ++i) {
+          score += double(q[r * width + h * head + i]) * k[c * width + h * head + i];
+        }
+        const double weight = std::exp(score / std::sqrt(double(head)));
+        total += weight;
+        for (int i = 0; i < head; ++i) sum[i] += weight * v[c * width + h * head + i];
+      }
+      for (int i = 0; total > 0 && i < head; ++i) {
+        expected[r * width + h * head + i] = sum[i] / total;
+      }
+    }
+  }
+  std::vector<float> found(expected.size(), 1.0f);
+  asa::attend(Precision::fp32, {frames, heads, width, length, reach}, q.data(), k.data(), v.data(),
+              found.data());
+  check(relative_error(found, expected) < 1e-5, "attend");
+}
+
 // Another order of the inner units, the same sums; the last unit's weights are the largest.
 void test_balance() {
   const int width = 5, inner = 7;
@@ -334,6 +421,7 @@ void test_thread_pool() {
 int main() {
   test_thread_pool();
   test_balance();
+  test_attend();
   const std::string list = asa::available_isas();
   for (std::size_t begin = 0; begin < list.size();) {
     const std::size_t end = std::min(list.find(", ", begin), list.size());
@@ -359,6 +447,7 @@ int main() {
     }
     test_log_mel(k);
     test_pool(k);
+    test_head(k);
     std::printf("%s: done\n", k.isa);
   }
   if (failures) std::printf("%d failures\n", failures);
