@@ -310,7 +310,10 @@ def _engine(bundle: Bundle, backend: str, precision: str, threads: int) -> Candi
 def _reference(bundle: Bundle) -> Candidate:
     """PyTorch on the bundle's own weights where both are there, else an fp32 variant."""
     if (bundle.path / WEIGHTS_NAME).is_file() and find_spec("torch") is not None:
-        options = {"bundle": str(bundle.path), "threads": 1, "batch": 1}
+        options: dict[str, Any] = {"bundle": str(bundle.path), "threads": 1}
+        if bundle.grader != "acoustic":
+            return Candidate("torch/fp32", "stages-reference", options, 1, "torch", "fp32", True)
+        options["batch"] = 1
         return Candidate("torch/fp32", "torch-reference", options, 1, "torch", "fp32", True)
     exact = [backend for backend, precision in bundle.variants() if precision == "fp32"]
     usable = [b for b in exact if b != "torch" and backend_class(b).availability().usable]

@@ -31,6 +31,7 @@ Progress = Callable[[str], None]
 CHUNK_MS = 100
 # Most windows PyTorch encodes in one call: past this, one thread gains nothing more.
 REFERENCE_BATCH = 16
+SAME_WORDS = "PyTorch on the same words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +190,7 @@ def _time_graders(
 ) -> None:
     """Open all candidates at one thread count, gate them, time them, close them."""
     path = str(bundle.path)
-    references = [
-        Candidate(
-            name=f"PyTorch reference, {label}",
-            kind="torch-reference",
-            options={"bundle": path, "threads": threads, "batch": batch},
-            threads=threads,
-            backend="torch",
-            precision="fp32",
-            is_reference=True,
-        )
-        for label, batch in (("batched", REFERENCE_BATCH), ("window by window", 1))
-    ]
+    references = _references(bundle, threads)
     engines = [
         Candidate(
             name=f"{backend}/{precision}",
@@ -213,6 +203,8 @@ def _time_graders(
             precision=precision,
         )
         for backend, precision in variants
+        # The other graders' reference is this very variant.
+        if bundle.grader == "acoustic" or (backend, precision) != ("torch", "fp32")
     ]  # fmt: skip
     progress(f"opening {len(references) + len(engines)} candidates, {_threads(threads)}")
     with _open_all([*references, *engines], findings) as workers:
@@ -225,6 +217,32 @@ def _time_graders(
         for task in _grading_tasks(plan, speech):
             progress(f"{task.scenario}, {task.label}, {_threads(threads)}")
             findings.rows += rows_of(task, take_turns(workers, task), drifts)
+
+
+def _references(bundle: Bundle, threads: int) -> list[Candidate]:
+    """Return what scores and speed are compared with; scores with the first of them.
+
+    The acoustic grader's reference is one module, used in two ways. Another grader's is its whole
+    PyTorch pipeline, whose recogniser need not hear the words that its exports hear; their scores
+    are compared with PyTorch's on the same words.
+    """
+    options: dict[str, Any] = {"bundle": str(bundle.path), "threads": threads}
+    kinds: list[tuple[str, str, dict[str, Any]]]
+    if bundle.grader == "acoustic":
+        kinds = [
+            ("PyTorch reference, batched", "torch-reference", {"batch": REFERENCE_BATCH}),
+            ("PyTorch reference, window by window", "torch-reference", {"batch": 1}),
+        ]
+    else:
+        whole = {"backend": "torch", "precision": "fp32"}
+        kinds = [
+            (SAME_WORDS, "stages-reference", {}),
+            ("PyTorch pipeline", "engine", whole),
+        ]
+    return [
+        Candidate(name, kind, {**options, **special}, threads, "torch", "fp32", True)
+        for name, kind, special in kinds
+    ]
 
 
 def _gate_all(
@@ -245,6 +263,9 @@ def _gate_all(
     progress(f"comparing scores on {len(speech.drift)} recordings")
     expected = workers[truth].scores(speech.drift)
     drifts: dict[Candidate, Drift] = {}
+    if truth.name == SAME_WORDS:
+        workers.pop(truth).close()
+        others = [candidate for candidate in others if not candidate.is_reference]
     for candidate in others:
         verdict = gate(candidate, workers[candidate], expected, speech.drift, scale_width=width)
         if isinstance(verdict, Refused):

@@ -33,6 +33,7 @@ __all__ = [
     "Grader",
     "HuggingFaceLogMel",
     "NativeLogMel",
+    "StagesReference",
     "TorchReference",
     "make_subject",
 ]
@@ -88,8 +89,8 @@ class EngineGrader(Grader):
         chosen = [timing for timing in self._timings if timing.audio_s == longest]
         return {
             stage: median(getattr(timing, f"{stage}_ms") for timing in chosen)
-            for stage in ("decode", "features", "encoder", "head")
-            if chosen
+            for stage in ("decode", "features", "recogniser", "encoder", "backbone", "head")
+            if chosen and all(getattr(timing, f"{stage}_ms") is not None for timing in chosen)
         }
 
     def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
@@ -185,6 +186,51 @@ class TorchReference(Grader):
         }
 
 
+class StagesReference(Grader):
+    """A grader's PyTorch stages on the very words that its exports hear.
+
+    What an export's scores are compared with. What its speed is compared with is the whole
+    PyTorch pipeline, `EngineGrader` on torch/fp32, whose recogniser may hear other words.
+
+    Args:
+        bundle: The bundle.
+        threads: PyTorch's threads.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int) -> None:
+        from asa_engine.graders import grader_entry
+        from asa_engine.selection import Choice
+
+        self._entry = grader_entry(bundle.grader)
+        self._config = self._entry.config(bundle.config)
+        self._stages = (
+            self._entry.open_reference(bundle, threads)
+            if self._entry.open_reference is not None
+            else self._entry.open(bundle, Choice("torch", "fp32", "reference"), threads)
+        )
+
+    def scores(self, files: Sequence[Path]) -> list[dict[str, float] | None]:
+        """Score file after file."""
+        return [self._score(file) for file in files]
+
+    def time_to_score_ms(self, file: Path, *, chunk_ms: int, paced_chunks: int) -> float:
+        """Time the whole file: the reference cannot start before the speech has ended."""
+        begin = time.perf_counter()
+        self.assess([file])
+        return 1e3 * (time.perf_counter() - begin)
+
+    def _score(self, file: Path) -> dict[str, float] | None:
+        from asa_engine.profiling import StageClock
+        from asa_engine.request import Request
+
+        run = self._entry.run(self._config, self._stages, StageClock(), Request())
+        run.push(read_samples(file))
+        grade = run.finish()
+        if grade is None or not grade.scorable:
+            return None
+        return {name: score.value for name, score in grade.scores.items()}
+
+
 class Extractor(ABC):
     """Turns samples into a log-mel."""
 
@@ -239,6 +285,7 @@ def make_subject(kind: str, options: dict[str, Any]) -> Grader | Extractor:
     kinds: dict[str, type[Grader] | type[Extractor]] = {
         "engine": EngineGrader,
         "torch-reference": TorchReference,
+        "stages-reference": StagesReference,
         "native-log-mel": NativeLogMel,
         "hf-log-mel": HuggingFaceLogMel,
     }

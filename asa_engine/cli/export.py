@@ -52,7 +52,7 @@ def register(commands: Any) -> None:
         "--precision",
         action="append",
         metavar="P",
-        help="fp32, bf16 or int8 (default: all that the target has); as --target",
+        help="fp32, bf16, int8 or int4 (default: all that the target has); as --target",
     )
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="scored recordings")
     parser.add_argument(

@@ -98,7 +98,8 @@ class PriorReading:
             self._run(self._token(prior))
         elif self._moved(prior):
             self._restart(prior)
-        return self._run(self._end)[-1]
+        hidden: NDArray[np.float32] = self._run(self._end)[-1]
+        return hidden
 
     def _moved(self, prior: NDArray[np.float64]) -> bool:
         if self._prior is None:
