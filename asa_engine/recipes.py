@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
+import shutil
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from asa_engine.errors import UsageError
+from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.files import atomic_write, read_json
 
-__all__ = ["build", "find_data", "read_recipe", "section", "value"]
+__all__ = ["build", "claim_work", "find_data", "read_recipe", "section", "value"]
 
 SHARED_VARIABLE = "ASA_SHARED"
 _EXAMPLES: dict[str, Any] = {
@@ -128,3 +131,43 @@ def value(item: Any, example: Any, where: str) -> Any:
     if kind in (int, float) and not 0 <= item < 1e9:
         raise UsageError(f"{where} is {item!r}, out of range", mend="mend it")
     return item
+
+
+def claim_work(output: Path, report_name: str, digest: str, *, resume: bool) -> Path | None:
+    """Return the folder that a comparison keeps its state in, beside its output.
+
+    Args:
+        output: Checkpoint folder of the comparison.
+        report_name: Its report, which says the recipe it was made with.
+        digest: SHA-256 of the recipe.
+        resume: Go on with a comparison of the same recipe; False starts anew.
+
+    Returns:
+        The folder, made if need be; `None` where the output is this recipe's, finished.
+
+    Raises:
+        UsageError: The output holds something else.
+        CheckpointError: The state is of another recipe.
+    """
+    work = output.with_name(output.name + ".training")
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    report_path = output / report_name
+    if resume and report_path.is_file():
+        if read_json(report_path, CheckpointError).get("recipe_sha256") == digest:
+            return None
+    if output.exists() and any(output.iterdir()) and resume:
+        raise UsageError(
+            f"{output} holds something else", mend="choose another place or pass --fresh"
+        )
+    marker = work / "recipe.json"
+    if marker.is_file():
+        if read_json(marker, CheckpointError).get("sha256") != digest:
+            raise CheckpointError(
+                f"{work} holds a comparison of another recipe, or of this one before it changed",
+                mend="start anew with --fresh, or choose another output folder",
+            )
+    else:
+        work.mkdir(parents=True, exist_ok=True)
+        atomic_write(marker, json.dumps({"sha256": digest}).encode())
+    return work

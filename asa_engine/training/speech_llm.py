@@ -40,6 +40,7 @@ from asa_engine.objectives import (
     multi_target_mse,
     soft_label_cross_entropy,
 )
+from asa_engine.recipes import claim_work
 from asa_engine.training.data import Corpus, epoch_order, load_corpus
 from asa_engine.training.projector import warm_start
 from asa_engine.training.speech_llm_figures import error_by_duration, figures, hard_scores
@@ -82,18 +83,9 @@ def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> P
         CheckpointError: A backbone cannot be used, or the state is of another recipe.
     """
     recipe, output = SpeechLLMRecipe.load(Path(recipe_path)), Path(output)
-    work = output.with_name(output.name + ".training")
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    report_path = output / REPORT_NAME
-    if resume and report_path.is_file():
-        if read_json(report_path, CheckpointError).get("recipe_sha256") == recipe.digest:
-            return output
-    if output.exists() and any(output.iterdir()) and resume:
-        raise UsageError(
-            f"{output} holds something else", mend="choose another place or pass --fresh"
-        )
-    _claim(work, recipe)
+    work = claim_work(output, REPORT_NAME, recipe.digest, resume=resume)
+    if work is None:
+        return output
     torch.set_num_threads(recipe.threads)
     comparison = _Comparison(recipe, work)
     for item in recipe.objectives:
@@ -119,20 +111,6 @@ def objective_of(kind: str, config: SpeechLLMConfig) -> Objective:
         return multi_target_mse(answer, wanted[:, None])
 
     return regression
-
-
-def _claim(work: Path, recipe: SpeechLLMRecipe) -> None:
-    """Make the work folder, or check that the one there is of this very recipe."""
-    marker = work / "recipe.json"
-    if marker.is_file():
-        if read_json(marker, CheckpointError).get("sha256") != recipe.digest:
-            raise CheckpointError(
-                f"{work} holds a comparison of another recipe, or of this one before it changed",
-                mend="start anew with --fresh, or choose another output folder",
-            )
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    atomic_write(marker, json.dumps({"sha256": recipe.digest}).encode())
 
 
 class _Comparison:

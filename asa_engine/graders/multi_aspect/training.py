@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.errors import CheckpointError
 from asa_engine.files import atomic_write, read_json
 from asa_engine.graders.multi_aspect.baselines import Baseline, class_weights
 from asa_engine.graders.multi_aspect.corpus import (
@@ -32,6 +32,7 @@ from asa_engine.graders.multi_aspect.reference import Backbones
 from asa_engine.graders.multi_aspect.report import REPORT_NAME, calibrated, pictures, summary
 from asa_engine.manifest import read_manifest
 from asa_engine.objectives.ordinal import AdjacentDistances, mmo
+from asa_engine.recipes import claim_work
 
 __all__ = ["train"]
 
@@ -60,18 +61,9 @@ def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> P
         CheckpointError: A backbone cannot be used, or the state is of another recipe.
     """
     recipe, output = MultiAspectRecipe.load(Path(recipe_path)), Path(output)
-    work = output.with_name(output.name + ".training")
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    report_path = output / REPORT_NAME
-    if resume and report_path.is_file():
-        if read_json(report_path, CheckpointError).get("recipe_sha256") == recipe.digest:
-            return output
-    if output.exists() and any(output.iterdir()) and resume:
-        raise UsageError(
-            f"{output} holds something else", mend="choose another place or pass --fresh"
-        )
-    _claim(work, recipe)
+    work = claim_work(output, REPORT_NAME, recipe.digest, resume=resume)
+    if work is None:
+        return output
     torch.set_num_threads(recipe.threads)
     comparison = _Comparison(recipe, work)
     for item in recipe.systems:
@@ -80,20 +72,6 @@ def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> P
     comparison.finish(output)
     shutil.rmtree(work, ignore_errors=True)
     return output
-
-
-def _claim(work: Path, recipe: MultiAspectRecipe) -> None:
-    """Make the work folder, or check that the one there is of this very recipe."""
-    marker = work / "recipe.json"
-    if marker.is_file():
-        if read_json(marker, CheckpointError).get("sha256") != recipe.digest:
-            raise CheckpointError(
-                f"{work} holds a comparison of another recipe, or of this one before it changed",
-                mend="start anew with --fresh, or choose another output folder",
-            )
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    atomic_write(marker, json.dumps({"sha256": recipe.digest}).encode())
 
 
 class _System(nn.Module):

@@ -47,6 +47,7 @@ from asa_engine.objectives import (
     focal_loss,
     variation_scales,
 )
+from asa_engine.recipes import claim_work
 from asa_engine.recogniser import FATAL
 from asa_engine.recogniser.corpus import transcribe
 
@@ -80,18 +81,9 @@ def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> P
         CheckpointError: A backbone cannot be used, or the state is of another recipe.
     """
     recipe, output = TextRecipe.load(Path(recipe_path)), Path(output)
-    work = output.with_name(output.name + ".training")
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    report_path = output / REPORT_NAME
-    if resume and report_path.is_file():
-        if read_json(report_path, CheckpointError).get("recipe_sha256") == recipe.digest:
-            return output
-    if output.exists() and any(output.iterdir()) and resume:
-        raise UsageError(
-            f"{output} holds something else", mend="choose another place or pass --fresh"
-        )
-    _claim(work, recipe)
+    work = claim_work(output, REPORT_NAME, recipe.digest, resume=resume)
+    if work is None:
+        return output
     torch.set_num_threads(recipe.threads)
     comparison = _Comparison(recipe, work)
     for item in recipe.objectives:
@@ -118,20 +110,6 @@ def objective_of(item: ObjectiveRecipe, counts: list[int], generator: torch.Gene
     return lambda logits, target: balanced_logit_variation(
         logits, target, scales, item.sigma, item.clamp, generator
     )
-
-
-def _claim(work: Path, recipe: TextRecipe) -> None:
-    """Make the work folder, or check that the one there is of this very recipe."""
-    marker = work / "recipe.json"
-    if marker.is_file():
-        if read_json(marker, CheckpointError).get("sha256") != recipe.digest:
-            raise CheckpointError(
-                f"{work} holds a comparison of another recipe, or of this one before it changed",
-                mend="start anew with --fresh, or choose another output folder",
-            )
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    atomic_write(marker, json.dumps({"sha256": recipe.digest}).encode())
 
 
 class _Comparison:
