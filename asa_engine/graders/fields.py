@@ -10,7 +10,7 @@ from typing import Any
 
 from asa_engine.errors import CheckpointError
 
-__all__ = ["ascending", "bad", "check_names", "integer", "number"]
+__all__ = ["ascending", "bad", "check_names", "grader_fields", "integer", "number"]
 
 
 def bad(name: str, value: object, wanted: str) -> CheckpointError:
@@ -31,6 +31,31 @@ def check_names(cls: type, fields: Mapping[str, Any], where: str) -> None:
             f"{where} has unknown fields: {', '.join(map(repr, unknown[:5]))}",
             mend=f"known ones are {', '.join(sorted(known))}",
         )
+
+
+def grader_fields(
+    cls: type, value: Mapping[str, Any], grader: str, revision: int
+) -> dict[str, Any]:
+    """Return the fields of a grader's `config.json` as read, none of them unknown to the dataclass.
+
+    Raises:
+        CheckpointError: It is another grader's, of a format newer than `revision`, or a field is
+            unknown.
+    """
+    if value.get("grader") != grader:
+        raise CheckpointError(
+            f"this configuration is of grader {value.get('grader')!r}, not {grader!r}",
+            mend="check the path",
+        )
+    found = value.get("format_revision")
+    if type(found) is not int or not 1 <= found <= revision:
+        raise CheckpointError(
+            f"format_revision is {found!r}; this engine reads up to {revision}",
+            mend="install a newer asa-engine",
+        )
+    fields = {k: v for k, v in value.items() if k not in ("grader", "format_revision")}
+    check_names(cls, fields, "config")
+    return fields
 
 
 def number(value: object, name: str) -> float:

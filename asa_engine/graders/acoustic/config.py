@@ -11,7 +11,7 @@ from typing import Any, Self
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
-from asa_engine.graders.fields import ascending, bad, check_names, integer, number
+from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
 from asa_engine.nn.config import WhisperEncoderConfig
 
 __all__ = ["AcousticConfig"]
@@ -115,19 +115,7 @@ class AcousticConfig:
             CheckpointError: It is not an acoustic grader's, is of a newer format, or a field is
                 missing, unknown, of the wrong kind or out of range; the message names the field.
         """
-        if value.get("grader") != GRADER:
-            raise CheckpointError(
-                f"this configuration is of grader {value.get('grader')!r}, not {GRADER!r}",
-                mend="check the path",
-            )
-        revision = value.get("format_revision")
-        if type(revision) is not int or not 1 <= revision <= FORMAT_REVISION:
-            raise CheckpointError(
-                f"format_revision is {revision!r}; this engine reads up to {FORMAT_REVISION}",
-                mend="install a newer asa-engine",
-            )
-        fields = {k: v for k, v in value.items() if k not in ("grader", "format_revision")}
-        check_names(cls, fields, "config")
+        fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         if "encoder" in fields:
             fields["encoder"] = _encoder(fields["encoder"])
