@@ -1,0 +1,282 @@
+"""What a GPU does for the acoustic grader: the seam between its kernels and who feeds them.
+
+A `Device` is one GPU through one family of kernels. It loads a grader into a `Model`, which takes
+ragged batches: windows of different lengths, end to end, without padding. What a model computes
+for a window is the same bits whatever else is in the batch, and what is wrong with a window (NaN)
+stays in that window's results.
+
+Sums of windows are added in float64, on the host or in the model (`Model.encode`, `sums`), so that
+a recording's score is what `asa_engine.graders.acoustic` gives on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.nn.config import WhisperEncoderConfig
+
+__all__ = [
+    "HOP_SAMPLES",
+    "Device",
+    "GraderShape",
+    "Limits",
+    "Machine",
+    "Model",
+    "Outputs",
+    "Ragged",
+    "Read",
+    "frames_of",
+    "mel_frames_of",
+]
+
+HOP_SAMPLES = 160
+CONV_STRIDE = 2
+
+Read = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
+"""Returns a tensor by its checkpoint name, of the shape asked for, or raises."""
+
+
+def mel_frames_of(samples: int) -> int:
+    """Return how many log-mel frames (100 Hz) come of so many samples."""
+    return samples // HOP_SAMPLES
+
+
+def frames_of(mel_frames: int) -> int:
+    """Return how many encoder frames (50 Hz) come of so many log-mel frames."""
+    return -(-mel_frames // CONV_STRIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class GraderShape:
+    """Shape of an acoustic grader: all a device must know to count bytes and to read weights.
+
+    Attributes:
+        encoder: Shape of the Whisper encoder.
+        pooling_heads: Heads H of the attention pooling.
+        prior_width: Inner width of the prior's MLP.
+        levels: Levels of the prior.
+        prior_embedding: Width of the prior's projection into the head.
+        head_width: Inner width of the regression head.
+        aspects: Scores it gives.
+        centres: Recordings the kernel regressor compares with; 0 for a grader without one.
+        place: Principal directions the kernel regressor compares in.
+    """
+
+    encoder: WhisperEncoderConfig
+    pooling_heads: int
+    prior_width: int
+    levels: int
+    prior_embedding: int
+    head_width: int
+    aspects: int
+    centres: int = 0
+    place: int = 0
+
+    @property
+    def moments_width(self) -> int:
+        """Number of the kernel regressor's sums: 2 (layers + 1) D, or none."""
+        return 2 * (self.encoder.layers + 1) * self.encoder.d_model if self.centres else 0
+
+    @property
+    def stats_width(self) -> int:
+        """Number K of pooled sums, as `asa_engine.kernels.encoder.pool` orders them, and moments."""
+        width, heads = self.encoder.d_model, self.pooling_heads
+        return 1 + 2 * width + heads * (1 + width) + self.moments_width
+
+    @property
+    def features_width(self) -> int:
+        """Inputs of the regression head: the pooled vectors, the prior, the duration."""
+        return (2 + self.pooling_heads) * self.encoder.d_model + self.prior_embedding + 1
+
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every weight that is not the encoder's, by checkpoint name."""
+        width, aspects = self.encoder.d_model, self.aspects
+        shapes: dict[str, tuple[int, ...]] = {
+            "layer_mix": (self.encoder.layers + 1,),
+            "attention.weight": (self.pooling_heads, width),
+            "attention.bias": (self.pooling_heads,),
+            "prior_norm.weight": (width,),
+            "prior_norm.bias": (width,),
+            "prior_fc1.weight": (self.prior_width, width),
+            "prior_fc1.bias": (self.prior_width,),
+            "prior_fc2.weight": (self.levels, self.prior_width),
+            "prior_fc2.bias": (self.levels,),
+            "prior_projector.weight": (self.prior_embedding, self.levels),
+            "prior_projector.bias": (self.prior_embedding,),
+            "head_fc1.weight": (self.head_width, self.features_width),
+            "head_fc1.bias": (self.head_width,),
+            "head_fc2.weight": (aspects, self.head_width),
+            "head_fc2.bias": (aspects,),
+            "score_mean": (aspects,),
+            "score_std": (aspects,),
+        }
+        for i in range(2 + self.pooling_heads):
+            shapes[f"pool_norms.{i}.weight"] = shapes[f"pool_norms.{i}.bias"] = (width,)
+        if self.centres:
+            shapes |= {
+                "blend": (aspects,),
+                "kernel_projection": (self.place, self.moments_width),
+                "kernel_bias": (self.place,),
+                "kernel_duration": (1,),
+                "kernel_centres": (self.centres, self.place + 1),
+                "kernel_weights": (aspects, self.centres),
+                "kernel_mean": (aspects,),
+            }
+        return shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest batch a model takes; its buffers are made for it once.
+
+    Attributes:
+        windows: Windows in a batch.
+        frames: Encoder frames (50 Hz) over all windows of a batch.
+    """
+
+    windows: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A GPU, as it is now.
+
+    Attributes:
+        name: What the driver calls it.
+        compute_capability: Such as (9, 0).
+        driver: Version of the driver, or of what stands in for it.
+        total_bytes: Memory in all.
+        free_bytes: Memory that nobody holds, other processes included.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    driver: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Windows of different lengths end to end.
+
+    Attributes:
+        values: Samples, float32 [n], 16 kHz; or log-mel frames, float32 [n, n_mels], 100 a second.
+        starts: Where each window begins, and where the last one ends, int32 [windows + 1].
+    """
+
+    values: NDArray[np.float32]
+    starts: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, windows: Sequence[NDArray[np.float32]]) -> Self:
+        """Join windows, each samples [n] or a log-mel [n_mels, T] as the CPU kernels give it.
+
+        Raises:
+            ValueError: There is no window, or their shapes do not go together.
+        """
+        if len({(window.ndim, *window.shape[:-1]) for window in windows}) != 1:
+            raise ValueError("a batch is one or more windows, all samples or all log-mels")
+        lengths = [window.shape[-1] for window in windows]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        values = np.concatenate([window.T for window in windows]).astype(np.float32, copy=False)
+        return cls(np.ascontiguousarray(values), starts)
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return len(self.starts) - 1
+
+    @property
+    def frames(self) -> list[int]:
+        """Encoder frames of each window."""
+        lengths = np.diff(self.starts).tolist()
+        if self.values.ndim == 1:
+            lengths = [mel_frames_of(length) for length in lengths]
+        return [frames_of(length) for length in lengths]
+
+
+class Outputs(NamedTuple):
+    """What a model computed, one row a window.
+
+    Attributes:
+        stats: Pooled sums of each window alone, float32 [windows, K].
+        scores: In scale units, not clipped, of `sums + stats`, float32 [windows, aspects].
+        prior: Probabilities of the prior's levels, likewise, float32 [windows, levels].
+        frames: Mixed encoder frames of each window, float32 [T, D]; `None` unless asked for.
+    """
+
+    stats: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    frames: list[NDArray[np.float32]] | None = None
+
+
+class Model(Protocol):
+    """A grader on a GPU. One thread at a time may use it."""
+
+    def encode(
+        self, batch: Ragged, sums: NDArray[np.float64] | None = None, *, frames: bool = False
+    ) -> Outputs:
+        """Encode windows, pool them and score the recordings so far.
+
+        Args:
+            batch: At most `Limits`; every window at least one encoder frame and at most the
+                positional table.
+            sums: Sums over the recording's earlier windows, [windows, K]; `None` for none.
+            frames: Whether to return the encoder frames too.
+
+        Raises:
+            BackendError: The GPU failed; the model is of no more use.
+        """
+
+    def head(self, stats: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute scores [n, aspects] and prior [n, levels] of summed stats, float32 [n, K].
+
+        Any n; a model cuts it to `Limits.windows` rows a launch.
+
+        Raises:
+            BackendError: As for `encode`.
+        """
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Device(Protocol):
+    """One GPU through one family of kernels.
+
+    Attributes:
+        name: The family, for the receipt: "triton", "cuda", "numpy".
+        precisions: What `load` takes, of "fp32", "bf16" and "fp16".
+    """
+
+    name: str
+    precisions: tuple[str, ...]
+
+    def machine(self) -> Machine:
+        """Describe the GPU.
+
+        Raises:
+            BackendError: There is none, or its driver cannot run this.
+        """
+
+    def versions(self) -> dict[str, str]:
+        """Return the libraries that scores depend on and their versions."""
+
+    def need_bytes(self, shape: GraderShape, precision: str, limits: Limits) -> int:
+        """Return the most memory that `load` and every later call take, without touching any."""
+
+    def load(self, shape: GraderShape, read: Read, precision: str, limits: Limits) -> Model:
+        """Put a grader on the GPU. Encoder weights are read as "encoder." + Hugging Face's name.
+
+        Raises:
+            BackendError: It does not fit, or the GPU failed.
+            CheckpointError: What `read` raises.
+        """
