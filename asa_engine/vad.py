@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from asa_engine.errors import BackendError
@@ -60,6 +59,8 @@ _RATE: Final = np.array(16_000, np.int64)
 @functools.cache
 def _session() -> Any:
     """Open the model once per process; a session may run for many streams at once."""
+    import onnxruntime  # 20 MB that those who only encode do not pay for
+
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise BackendError("the speech detector's package is not installed", mend=_MEND)
