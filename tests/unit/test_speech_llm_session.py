@@ -83,16 +83,16 @@ def _by_hand(grader, session, position):
     def ids(text):
         return embed(torch.tensor(encode_template(samples.tokenizer(), text)))
 
-    body, frames = [ids("<|im_start|>Grade:\n")], []
+    body, total, count = [ids("<|im_start|>Grade:\n")], 0, 0
     for part in PARTS:
         body.append(ids(f"{part}:"))
         if not session.get(part):
             body.append(ids("-none-"))
         for audio in session.get(part, []):
-            encoded, last = grader._encode(audio)
-            frames.append(last)
-            body += [encoded, ids(";")]
-    mean = torch.cat(frames).mean(0)
+            heard = grader.hear(audio)
+            total, count = total + heard.total, count + heard.count
+            body += [heard.tokens, ids(";")]
+    mean = (total / count).float()
     p = grader.prior
     inner = torch.nn.functional.gelu(p.fc1(p.norm(mean)))
     share = torch.softmax(p.fc2(inner), 0)

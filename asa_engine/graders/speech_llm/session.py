@@ -28,7 +28,21 @@ from asa_engine.graders.speech_llm.session_config import OVERALL, SessionConfig
 from asa_engine.nn.language_model import LanguageModel
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
 
-__all__ = ["AcousticPrior", "SessionGraded", "SessionLLM"]
+__all__ = ["AcousticPrior", "Heard", "SessionGraded", "SessionLLM"]
+
+
+class Heard(NamedTuple):
+    """What the encoder and the projector make of one response.
+
+    Attributes:
+        tokens: Audio tokens, [n, W].
+        total: Sum of the encoder's last-layer frames, float64 [D].
+        count: How many frames these are.
+    """
+
+    tokens: Tensor
+    total: Tensor
+    count: int
 
 
 class SessionGraded(NamedTuple):
@@ -104,12 +118,12 @@ class SessionLLM(nn.Module):
         speech = {f"speech.{name}": value for name, value in self.speech.tuned().items()}
         return {**speech, **{f"prior.{k}": v for k, v in self.prior.named_parameters()}}
 
-    def sequence(self, responses: Mapping[str, Sequence[Tensor]], prior: Tensor) -> Tensor:
+    def sequence(self, responses: Mapping[str, Sequence[Tensor]], prior: Tensor | None) -> Tensor:
         """Lay a session out as embeddings, [T, W].
 
         Args:
             responses: Part -> audio tokens [n, W] of each of its responses.
-            prior: The prior's embedding, [W].
+            prior: The prior's embedding, [W]; `None` leaves it out, to see what it is worth.
         """
         config, prompt = self.config, self.config.speech.prompt
         body = [self._embed(prompt.prefix_ids)]
@@ -120,8 +134,8 @@ class SessionLLM(nn.Module):
                 body += [tokens, self._embed(config.between_ids)]
             if not heard:
                 body.append(self._embed(config.missing_ids))
-        at = 0 if config.prior.position == "first" else len(body)
-        body.insert(at, prior[None])
+        if prior is not None:
+            body.insert(0 if config.prior.position == "first" else len(body), prior[None])
         body.append(self._embed(prompt.suffix_ids))
         dtype = self.speech.language_model.dtype
         return torch.cat([item.to(dtype) for item in body])
@@ -153,13 +167,12 @@ class SessionLLM(nn.Module):
         total, count = torch.zeros(self.config.speech.encoder.d_model, dtype=torch.float64), 0
         for name, responses in session.items():
             for samples in responses:
-                encoded = self._encode(samples)
-                if encoded is None:
+                found = self.hear(samples)
+                if found is None:
                     continue
-                tokens, frames = encoded
-                heard.setdefault(name, []).append(tokens)
-                total += frames.double().sum(0)
-                count += len(frames)
+                heard.setdefault(name, []).append(found.tokens)
+                total += found.total
+                count += found.count
         if not count:
             raise AudioError("nothing in this session is long enough to be scored")
         logits = self.prior((total / count).float()[None])
@@ -197,8 +210,9 @@ class SessionLLM(nn.Module):
                 mend=f"at most {config.max_audio_s:g} s",
             )
 
-    def _encode(self, samples: NDArray[np.float32]) -> tuple[Tensor, Tensor] | None:
-        """Return audio tokens [n, W] and last-layer frames [T, D]; None where it is too short."""
+    @torch.inference_mode()
+    def hear(self, samples: NDArray[np.float32]) -> Heard | None:
+        """Encode one response, float32 mono at 16 kHz; `None` where it is too short."""
         config = self.config.speech
         cutter = WindowedLogMel(
             config.encoder.n_mels,
@@ -211,13 +225,14 @@ class SessionLLM(nn.Module):
             mels.append(rest)
         if not mels:
             return None
-        tokens, frames = [], []
+        tokens, total, count = [], torch.zeros(config.encoder.d_model, dtype=torch.float64), 0
         for mel in mels:
             layers = self.speech.encoder(torch.from_numpy(mel)[None])
             lengths = frames_of(torch.tensor([mel.shape[1]]))
             tokens.append(self.speech.projector(torch.stack(layers, 1), lengths)[0])
-            frames.append(layers[-1][0])
-        return torch.cat(tokens), torch.cat(frames)
+            total += layers[-1][0].double().sum(0)
+            count += layers[-1].shape[1]
+        return Heard(torch.cat(tokens), total, count)
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         return self.speech.language_model.embed(torch.tensor(ids, dtype=torch.long))
