@@ -33,6 +33,7 @@ class Budget:
 # change of RMSE; their maximum only catches a recording that broke.
 BUDGETS = {
     "fp32": Budget(rms=1e-4, max=1e-4),
+    "fp16": Budget(rms=0.01, max=0.05),
     "bf16": Budget(rms=0.01, max=0.05),
     "int8": Budget(rms=0.02, max=0.10),
     "int4": Budget(rms=0.05, max=0.25),

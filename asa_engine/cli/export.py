@@ -98,8 +98,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for parity in report.parity:
         print(parity.table())
-        took = report.cpu_ms[parity.variant]
-        print(f"  {report.timed} takes {took:.1f} ms (1 thread, here)")
+        took = report.cpu_ms.get(parity.variant)
+        said = "is timed by 'asa-engine tune' on its device"
+        if took is not None:
+            said = f"takes {took:.1f} ms (1 thread, here)"
+        print(f"  {report.timed} {said}")
     for file, size in report.bytes.items():
         print(f"{size:>12,}  {file}")
     print(f"{sum(report.bytes.values()):>12,}  bytes in all: {report.path}")

@@ -1,4 +1,4 @@
-"""Export of the acoustic grader: encoder and head as ONNX graphs, weights for the kernels."""
+"""Export of the acoustic grader: ONNX graphs for CPU and GPU, weights for the kernels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_export.exporter import Exporter, Variant
 from asa_export.onnx import FloatLinears, encoder_model, head_model
 from asa_export.parity import REFERENCE, Scorer
-from asa_export.quantize import Int8Linears, calibrate
+from asa_export.quantize import Calibration, Int8Linears, calibrate
 from asa_export.speech import Recording, Speech
 from asa_export.tensors import expected_tensors
+from asa_export.typed import TYPED, OnCpu, typed_model
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER", "windows_of"]
 
 HEAD_NAME = "head.onnx"
+ON_GPU = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
+"""Backends that run a typed graph."""
 
 
 def _validate(opened: Bundle) -> AcousticConfig:
@@ -45,20 +48,28 @@ def _optimise(
         shutil.copyfile(opened.path / file, work / file)
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     weights = Weights(work / WEIGHTS_NAME)
+    calibration: Calibration | None = None
+    if any(precision == "int8" and backend != "native" for backend, precision in variants):
+        calibration = calibrate(config, weights, windows_of(config, speech.calibration))
     for backend, precision in variants:
         if backend == "native":
             # The kernels pack the checkpoint's own weights when they load them.
             stages["grader"].setdefault(backend, {})[precision] = WEIGHTS_NAME
             continue
+        onnx.save(head_model(config, weights), work / HEAD_NAME)
+        stages.setdefault("head", {}).setdefault(backend, {})[precision] = HEAD_NAME
+        if backend in ON_GPU:
+            grader = f"grader.{precision}.onnx"
+            if not (work / grader).exists():
+                onnx.save(typed_model(config, weights, precision, calibration), work / grader)
+            stages["grader"].setdefault(backend, {})[precision] = grader
+            continue
         linears: FloatLinears | Int8Linears = FloatLinears()
-        if precision == "int8":
-            windows = windows_of(config, speech.calibration)
-            linears = Int8Linears(config, weights, calibrate(config, weights, windows))
+        if precision == "int8" and calibration is not None:
+            linears = Int8Linears(config, weights, calibration)
         encoder = f"encoder.{precision}.onnx"
         onnx.save(encoder_model(config, weights, linears), work / encoder)
-        onnx.save(head_model(config, weights), work / HEAD_NAME)
         stages.setdefault("encoder", {}).setdefault(backend, {})[precision] = encoder
-        stages.setdefault("head", {}).setdefault(backend, {})[precision] = HEAD_NAME
     return stages
 
 
@@ -78,6 +89,11 @@ def windows_of(
             yield rest
 
 
+def _judge(bundle: Bundle, backend: str, precision: str) -> OnCpu | None:
+    """Run a GPU's graph on the CPU, where scores are compared."""
+    return OnCpu(bundle, backend, precision) if backend in ON_GPU else None
+
+
 def _encode_window(scorer: Scorer, samples: NDArray[np.float32]) -> None:
     """Encode one full window of the samples."""
     config: AcousticConfig = scorer.config
@@ -90,9 +106,13 @@ EXPORTER = Exporter(
     targets={
         "onnx": ("onnxruntime", ("fp32", "int8")),
         "native": ("native", ("fp32", "bf16", "int8")),
+        "tensorrt": ("tensorrt", TYPED),
+        "onnx-cuda": ("onnxruntime-cuda", ("fp32", "fp16", "bf16")),
+        "onnx-tensorrt": ("onnxruntime-tensorrt", TYPED),
     },
     validate=_validate,
     build=_optimise,
+    judge=_judge,
     timed="one window",
     timed_pass=_encode_window,
 )

@@ -72,6 +72,10 @@ class Exporter:
         validate: Checks the source and returns the grader's configuration.
         build: Writes every file of the bundle but the manifest and the card into a folder, and
             returns the stages they serve: (source, configuration, folder, variants, speech).
+        judge: Opens what a variant is judged by instead of its own backend, which may need a
+            device that the exporting machine lacks: (bundle, backend, precision) -> stages; `None`
+            where the backend itself is judged. Such variants are not timed and `auto` does not
+            choose them: 'asa-engine tune' does, on the device.
         timed: What `timed_pass` does, in words.
         timed_pass: What is timed, on eight seconds of speech, to put the variants in order.
     """
@@ -79,6 +83,7 @@ class Exporter:
     targets: Mapping[str, tuple[str, tuple[str, ...]]]
     validate: Callable[[Bundle], Any]
     build: Callable[[Bundle, Any, Path, Sequence[Variant], Speech], Stages]
+    judge: Callable[[Bundle, str, str], Any] = lambda bundle, backend, precision: None
     timed: str = "8 s of speech"
     timed_pass: Callable[[Scorer, NDArray[np.float32]], None] = _score
 
@@ -108,7 +113,8 @@ class ExportReport:
         auto: Variants inside their budget, fastest here first.
         parity: Each variant's comparison with the reference.
         timed: What was timed.
-        cpu_ms: Each variant's CPU time for it, one thread, this machine.
+        cpu_ms: Each variant's CPU time for it, one thread, this machine; without the variants of
+            other devices.
         bytes: File name -> size.
     """
 
@@ -212,18 +218,22 @@ def export(
         )
         write(auto=(), parity={})
         candidate = Bundle.open(work)
-        scorers = [Scorer(candidate, *variant) for variant in variants]
+        scorers = [
+            Scorer(candidate, *variant, stages=exporter.judge(candidate, *variant))
+            for variant in variants
+        ]
         reference = Scorer(opened, *REFERENCE)
         found = compare(reference, scorers, progress(speech.judging), speech.description)
         for parity in found:
             parity.check()
-        cpu_ms = _time(exporter, scorers, speech.judging)
-        auto = tuple(sorted(variants, key=lambda variant: cpu_ms["/".join(variant)]))
+        own = [scorer for scorer in scorers if not scorer.judged_elsewhere]
+        cpu_ms = _time(exporter, own, speech.judging)
+        timed = [variant for variant in variants if "/".join(variant) in cpu_ms]
+        auto = tuple(sorted(timed, key=lambda variant: cpu_ms["/".join(variant)]))
         reports = {
             parity.variant: {
                 **parity.to_dict(),
-                "timed": exporter.timed,
-                "cpu_ms": cpu_ms[parity.variant],
+                **_timing(exporter.timed, cpu_ms.get(parity.variant)),
                 "measured_with": _measured_with(scorer),
             }
             for parity, scorer in zip(found, scorers, strict=True)
@@ -235,6 +245,10 @@ def export(
             if path.is_file()
         }
     return ExportReport(target, name, auto, tuple(found), exporter.timed, cpu_ms, sizes)
+
+
+def _timing(what: str, took_ms: float | None) -> dict[str, Any]:
+    return {} if took_ms is None else {"timed": what, "cpu_ms": took_ms}
 
 
 def _time(

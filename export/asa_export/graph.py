@@ -47,7 +47,8 @@ class Graph:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._floats: dict[str, str] = {}
+        self._stored: set[str] = set()
+        self._weights: dict[tuple[str, int], str] = {}
 
     def input(self, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> str:
         """Declare an input, float32 by default."""
@@ -117,26 +118,31 @@ class Graph:
             name: Name in the checkpoint.
             rows: Only so many leading rows.
         """
-        if name in self._floats:
-            return self._floats[name]
+        return self.typed_weight(name, TensorProto.FLOAT, rows)
+
+    def typed_weight(self, name: str, kind: int, rows: int | None = None) -> str:
+        """Return a checkpoint tensor as a floating-point type of ONNX; as `weight` otherwise."""
+        if (name, kind) in self._weights:
+            return self._weights[name, kind]
         place = self.weights.place(name)
-        shape, size = place.shape, place.size_bytes
-        if rows is not None:
-            size, shape = size // shape[0] * rows, (rows, *shape[1:])
-        tensor = TensorProto(name=name, data_type=_ONNX_TYPES[place.dtype], dims=shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (
-            ("location", self.weights.path.name),
-            ("offset", place.offset),
-            ("length", size),
-        ):
-            tensor.external_data.add(key=key, value=str(value))
-        self._initializers.append(tensor)
-        value = name
-        if place.dtype != "F32":
-            # Folded to float32 by the runtime when it loads the graph.
-            value = self.op("Cast", name, to=TensorProto.FLOAT)
-        self._floats[name] = value
+        stored = _ONNX_TYPES[place.dtype]
+        if name not in self._stored:
+            shape, size = place.shape, place.size_bytes
+            if rows is not None:
+                size, shape = size // shape[0] * rows, (rows, *shape[1:])
+            tensor = TensorProto(name=name, data_type=stored, dims=shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (
+                ("location", self.weights.path.name),
+                ("offset", place.offset),
+                ("length", size),
+            ):
+                tensor.external_data.add(key=key, value=str(value))
+            self._initializers.append(tensor)
+            self._stored.add(name)
+        # A Cast is folded by the runtime when it loads the graph.
+        value = name if stored == kind else self.op("Cast", name, to=kind)
+        self._weights[name, kind] = value
         return value
 
     def array(self, name: str) -> NDArray[np.float32]:

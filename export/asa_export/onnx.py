@@ -2,7 +2,8 @@
 
 Two graphs: the encoder, log-mel [B, n_mels, T] -> `stats` [B, K] and `frames` [B, ceil(T/2), D];
 and the head, stats [B, K] -> `scores` [B, A] and `prior` [B, L]. They compute what
-`asa_engine.graders.acoustic.model` computes.
+`asa_engine.graders.acoustic.model` computes. A third, for GPUs, is both in one, so that nothing
+leaves the device between them.
 
 Everything between the stem and the pooling runs on rows [B * N, D], so that a linear layer is one
 Gemm and no activation is ever transposed; the two convolutions are Gemms over three shifted
@@ -27,7 +28,16 @@ from asa_engine.graders.acoustic.model import (
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.weights import Weights
 
-__all__ = ["LAYER_NORM_EPSILON", "FloatLinears", "Linears", "encoder_model", "head_model"]
+__all__ = [
+    "LAYER_NORM_EPSILON",
+    "FloatLinears",
+    "FusedAttention",
+    "Linears",
+    "encoder_model",
+    "grader_model",
+    "has_bias",
+    "head_model",
+]
 
 LAYER_NORM_EPSILON = 1e-5
 CONV_WIDTH = 3
@@ -35,7 +45,7 @@ _END = 2**31
 
 
 class Linears(Protocol):
-    """How the linear layers of an encoder are computed: what one precision differs in.
+    """How an encoder's products are computed: what one precision differs in.
 
     Layers are named by the checkpoint's tensors, without `.weight`; the convolutions count as
     linear layers over rows of three neighbouring frames.
@@ -47,8 +57,23 @@ class Linears(Protocol):
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """Apply several layers to the same rows [M, K]; return one value [M, N] for each."""
 
+    def attention(self, graph: Graph, parts: list[str], heads: int, shape: str, width: int) -> str:
+        """Attend within each window: rows [B * N, D] of q, k and v -> [B, N, D] or its rows.
 
-class FloatLinears:
+        `shape` is the value that holds [B, N, D].
+        """
+
+
+class FusedAttention:
+    """Attention as ONNX Runtime's own operator."""
+
+    def attention(self, graph: Graph, parts: list[str], heads: int, shape: str, width: int) -> str:
+        """One operator for all of it."""
+        parts = [graph.op("Reshape", part, shape) for part in parts]
+        return graph.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=heads)
+
+
+class FloatLinears(FusedAttention):
     """Linear layers in float32, with the weights left in the checkpoint."""
 
     def layer_norm(self, graph: Graph, x: str, name: str) -> str:
@@ -84,6 +109,36 @@ def encoder_model(config: AcousticConfig, weights: Weights, linears: Linears) ->
         linears: How linear layers are computed.
     """
     graph = Graph("encoder", weights)
+    stats, frames = _encode(graph, config, linears)
+    graph.output(stats, "stats", ["batch", config.stats_width])
+    graph.output(frames, "frames", ["batch", "frames", config.encoder.d_model])
+    return graph.model()
+
+
+def grader_model(config: AcousticConfig, weights: Weights, linears: Linears) -> onnx.ModelProto:
+    """Build encoder and head as one graph.
+
+    Besides the log-mel it takes `sums` [B, K], the statistics of each recording's earlier windows,
+    all zero before the first; its `scores` and `prior` are those of `sums + stats`.
+
+    Args:
+        config: The grader's configuration.
+        weights: Its tensors.
+        linears: How the encoder's products are computed.
+    """
+    graph = Graph("grader", weights)
+    stats, frames = _encode(graph, config, linears)
+    sums = graph.input("sums", ["batch", config.stats_width])
+    scores, prior = _score(graph, config, graph.op("Add", sums, stats))
+    graph.output(stats, "stats", ["batch", config.stats_width])
+    graph.output(scores, "scores", ["batch", len(config.aspects)])
+    graph.output(prior, "prior", ["batch", len(config.prior_levels)])
+    graph.output(frames, "frames", ["batch", "frames", config.encoder.d_model])
+    return graph.model()
+
+
+def _encode(graph: Graph, config: AcousticConfig, linears: Linears) -> tuple[str, str]:
+    """Encode and pool `mel`; return stats and frames."""
     width = config.encoder.d_model
     mel = graph.input("mel", ["batch", config.encoder.n_mels, "mel_frames"])
     x = graph.op("Transpose", mel, perm=[0, 2, 1])
@@ -96,7 +151,8 @@ def encoder_model(config: AcousticConfig, weights: Weights, linears: Linears) ->
     x = graph.op("Reshape", x, rows)
     outputs = [x]
     for layer in range(config.encoder.layers):
-        x = _layer(graph, linears, x, f"encoder.layers.{layer}", config.encoder.heads, shape, rows)
+        name = f"encoder.layers.{layer}"
+        x = _layer(graph, linears, x, name, config.encoder.heads, width, shape, rows)
         outputs.append(x)
     outputs[-1] = _layer_norm(graph, x, "encoder.layer_norm")
     mixed = _mix(graph, outputs)
@@ -105,9 +161,7 @@ def encoder_model(config: AcousticConfig, weights: Weights, linears: Linears) ->
     stats = _pool(graph, mixed, logits, config.attention_heads)
     if config.kernel_centres:
         stats = graph.op("Concat", stats, *_moments(graph, outputs, shape), axis=1)
-    graph.output(stats, "stats", ["batch", config.stats_width])
-    graph.output(mixed, "frames", ["batch", "frames", width])
-    return graph.model()
+    return stats, mixed
 
 
 def _conv(
@@ -130,14 +184,13 @@ def _conv(
 
 
 def _layer(
-    graph: Graph, linears: Linears, x: str, name: str, heads: int, shape: str, rows: str
+    graph: Graph, linears: Linears, x: str, name: str, heads: int, width: int, shape: str, rows: str
 ) -> str:
     """One pre-norm Transformer layer on rows [B * N, D]."""
     normed = linears.layer_norm(graph, x, f"{name}.self_attn_layer_norm")
     projections = tuple(f"{name}.self_attn.{part}_proj" for part in "qkv")
     parts = linears.apply(graph, normed, projections)
-    parts = [graph.op("Reshape", part, shape) for part in parts]
-    mixed = graph.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=heads)
+    mixed = linears.attention(graph, parts, heads, shape, width)
     flat = graph.op("Reshape", mixed, rows)
     (y,) = linears.apply(graph, flat, (f"{name}.self_attn.out_proj",))
     x = graph.op("Add", x, y)
@@ -199,8 +252,15 @@ def _moments(graph: Graph, layers: list[str], shape: str) -> list[str]:
 def head_model(config: AcousticConfig, weights: Weights) -> onnx.ModelProto:
     """Build the head: prior, projector and regression on summed statistics."""
     graph = Graph("head", weights)
+    scores, prior = _score(graph, config, graph.input("stats", ["batch", config.stats_width]))
+    graph.output(scores, "scores", ["batch", len(config.aspects)])
+    graph.output(prior, "prior", ["batch", len(config.prior_levels)])
+    return graph.model()
+
+
+def _score(graph: Graph, config: AcousticConfig, stats: str) -> tuple[str, str]:
+    """Compute scores and prior of a recording's summed statistics."""
     width, heads = config.encoder.d_model, config.attention_heads
-    stats = graph.input("stats", ["batch", config.stats_width])
     sizes = [1, width, width, heads, heads * width]
     if config.kernel_centres:
         sizes.append(config.stats_width - sum(sizes))
@@ -244,9 +304,7 @@ def head_model(config: AcousticConfig, weights: Weights) -> onnx.ModelProto:
     scores = graph.op("Add", spread, graph.weight("score_mean"))
     for layers in moments:
         scores = _blend(graph, scores, _kernel_scores(graph, layers, count, duration))
-    graph.output(scores, "scores", ["batch", len(config.aspects)])
-    graph.output(prior, "prior", ["batch", len(config.prior_levels)])
-    return graph.model()
+    return scores, prior
 
 
 def _layer_norm(graph: Graph, x: str, name: str) -> str:

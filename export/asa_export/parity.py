@@ -33,8 +33,8 @@ __all__ = ["REFERENCE", "AspectParity", "Budget", "Parity", "Scorer", "compare"]
 REFERENCE = ("torch", "fp32")
 """Backend and precision that all others are compared with."""
 
-PCC_BUDGETS = {"fp32": 0.0001, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
-SPLIT_SHARES = {"fp32": 0.0, "bf16": 0.005, "int8": 0.01, "int4": 0.02}
+PCC_BUDGETS = {"fp32": 0.0001, "fp16": 0.002, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
+SPLIT_SHARES = {"fp32": 0.0, "fp16": 0.005, "bf16": 0.005, "int8": 0.01, "int4": 0.02}
 """Largest share of recordings that one of the two may score and the other not."""
 _REFERENCE_SCALE = 6.0
 MIN_RECORDING_S = 0.1
@@ -175,17 +175,24 @@ class Scorer:
         bundle: A bundle or an opened checkpoint.
         backend: Key of `asa_engine.backends.BACKENDS`.
         precision: Precision of the encoder.
+        stages: What is scored with, by default the backend's own.
+
+    Attributes:
+        judged_elsewhere: Whether `stages` stand in for the backend's own.
 
     Raises:
         BackendError: It cannot run here.
     """
 
-    def __init__(self, bundle: Bundle, backend: str, precision: str) -> None:
+    def __init__(self, bundle: Bundle, backend: str, precision: str, *, stages: Any = None) -> None:
         self.variant = f"{backend}/{precision}"
         self.precision = precision
         self._entry = grader_entry(bundle.grader)
         self.config = self._entry.config(bundle.config)
-        if (backend, precision) == REFERENCE and self._entry.open_reference is not None:
+        self.judged_elsewhere = stages is not None
+        if self.judged_elsewhere:
+            self.stages = stages
+        elif (backend, precision) == REFERENCE and self._entry.open_reference is not None:
             self.stages = self._entry.open_reference(bundle, 1)
         else:
             self.stages = self._entry.open(bundle, Choice(backend, precision, "parity"), 1)

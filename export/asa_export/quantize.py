@@ -26,7 +26,13 @@ from numpy.typing import NDArray
 
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_export.graph import MICROSOFT, Graph
-from asa_export.onnx import LAYER_NORM_EPSILON, FloatLinears, encoder_model, has_bias
+from asa_export.onnx import (
+    LAYER_NORM_EPSILON,
+    FloatLinears,
+    FusedAttention,
+    encoder_model,
+    has_bias,
+)
 from asa_export.weights import Weights
 
 __all__ = ["Calibration", "Int8Linears", "LinearInputs", "calibrate", "round_to_int8"]
@@ -142,7 +148,7 @@ def round_to_int8(
     return result, scale.astype(np.float32)
 
 
-class Int8Linears:
+class Int8Linears(FusedAttention):
     """Linear layers in int8; see the module docstring.
 
     Args:
@@ -192,13 +198,7 @@ class Int8Linears:
 
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """Quantise the rows once, then one integer product for each layer."""
-        moment = self._calibration[names[0]].moment
-        matrices = [self._matrix(name) for name in names]
-        stacked = np.concatenate(matrices, axis=1)
-        if (divisors := self._input_divisors.get(names[0])) is not None:
-            stacked *= divisors[:, None]
-            moment = moment / np.outer(divisors, divisors)
-        rounded, scales = self.round(names, stacked, moment)
+        matrices, rounded, scales = self.rounded(names)
         row, row_scale, row_zero = self.quantise_rows(graph, x, names)
         results, start = [], 0
         for name, matrix in zip(names, matrices, strict=True):
@@ -218,6 +218,18 @@ class Int8Linears:
                 )
             )
         return results
+
+    def rounded(
+        self, names: tuple[str, ...]
+    ) -> tuple[list[NDArray[np.float64]], NDArray[np.int8], NDArray[np.float32]]:
+        """Return the weights of layers that share an input: each [K, N]; all rounded; scales."""
+        moment = self._calibration[names[0]].moment
+        matrices = [self._matrix(name) for name in names]
+        stacked = np.concatenate(matrices, axis=1)
+        if (divisors := self._input_divisors.get(names[0])) is not None:
+            stacked *= divisors[:, None]
+            moment = moment / np.outer(divisors, divisors)
+        return matrices, *self.round(names, stacked, moment)
 
     def round(
         self, names: tuple[str, ...], weight: NDArray[np.float64], moment: NDArray[np.float64]
