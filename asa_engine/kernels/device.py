@@ -84,7 +84,7 @@ class GraderShape:
 
     @property
     def stats_width(self) -> int:
-        """Number K of pooled sums, as `asa_engine.kernels.encoder.pool` orders them, and moments."""
+        """Number K of sums: those of `asa_engine.kernels.encoder.pool`, then the moments."""
         width, heads = self.encoder.d_model, self.pooling_heads
         return 1 + 2 * width + heads * (1 + width) + self.moments_width
 

@@ -1,0 +1,416 @@
+"""A grader on the GPU: which kernel runs after which, on buffers made once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asa_engine.errors import BackendError
+from asa_engine.kernels.device import (
+    GraderShape,
+    Limits,
+    Outputs,
+    Ragged,
+    Read,
+    mel_frames_of,
+)
+from asa_engine.kernels.triton.attention import attention
+from asa_engine.kernels.triton.conv import conv
+from asa_engine.kernels.triton.head import pool_and_head
+from asa_engine.kernels.triton.linear import linear
+from asa_engine.kernels.triton.log_mel import floor_mel, spectrum
+from asa_engine.kernels.triton.pooling import moments
+from asa_engine.kernels.triton.tiles import (
+    attention_tile,
+    head_tile,
+    power_of_two,
+    product_tile,
+    tile_table,
+)
+from asa_engine.kernels.triton.weights import DTYPES, Product, Weights
+
+__all__ = ["TritonModel", "buffer_shapes"]
+
+GROUP = 8
+MEL_TILE = {"BM": 32, "BF": 64, "BK": 16}
+TOPS_BLOCK = 32
+MOMENTS_TILE = {"BM": 16, "BN": 64}
+LEAST_FRAMES = 64
+SAMPLES_PER_FRAME = 320
+# A window of 2 T - 1 log-mel frames, and an odd sample rest, still makes T encoder frames.
+SPARE_SAMPLES = 159
+HEAD_WEIGHTS = (
+    "prior_norm.weight", "prior_norm.bias", "prior_fc1.weight", "prior_fc1.bias",
+    "prior_fc2.weight", "prior_fc2.bias", "prior_projector.weight", "prior_projector.bias",
+    "pool_norms.weight", "pool_norms.bias", "head_fc1.weight", "head_fc1.bias",
+    "head_fc2.weight", "head_fc2.bias", "score_mean", "score_std",
+)  # fmt: skip
+REGRESSOR_WEIGHTS = (
+    "blend", "kernel_projection", "kernel_bias", "kernel_duration", "kernel_centres",
+    "kernel_weights", "kernel_mean",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Sizes that launches are made for; one captured graph each.
+
+    Attributes:
+        windows: Windows it has room for.
+        frames: Encoder frames it has room for.
+        samples: Whether windows come as samples, not as log-mels.
+        keep: Whether the frames are wanted.
+    """
+
+    windows: int
+    frames: int
+    samples: bool
+    keep: bool
+
+
+def buffer_shapes(
+    shape: GraderShape, precision: str, limits: Limits
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return name -> (shape, type) of every buffer a model of these limits makes."""
+    low, full = DTYPES[precision], torch.float32
+    width = shape.encoder.d_model
+    windows, frames = limits.windows, limits.frames
+    mel_frames = 2 * frames
+    parts = math.ceil(width / product_tile(width, width, precision).columns)
+    tables = _table_sizes(shape, precision, Bucket(windows, frames, True, False))
+    return {
+        "samples": ((frames * SAMPLES_PER_FRAME + windows * SPARE_SAMPLES,), full),
+        "mel": ((mel_frames, shape.encoder.n_mels), full),
+        "tops": ((tables["mel_tiles"] // 2,), full),
+        "stem": ((mel_frames, width), low),
+        "x": ((frames, width), full),
+        "low": ((frames, width), low),
+        "mixed": ((frames, width), full),
+        "row_sums": ((parts, 2, frames), full),
+        "qkv": ((frames, 3 * width), low),
+        "attended": ((frames, width), low),
+        "inner": ((frames, shape.encoder.ffn), low),
+        "stats": ((windows, shape.stats_width), full),
+        "total": ((windows, shape.stats_width), full),
+        "sums": ((windows, shape.stats_width), torch.float64),
+        "place": ((windows, shape.place + 1), full),
+        "scores": ((windows, shape.aspects), full),
+        "prior": ((windows, shape.levels), full),
+        "tables": ((sum(tables.values()),), torch.int32),
+    }
+
+
+def _table_sizes(shape: GraderShape, precision: str, bucket: Bucket) -> dict[str, int]:
+    """Return name -> int32 numbers of each table of a bucket, in the order they are stored."""
+
+    def tiles(frames: int, rows: int) -> int:
+        return 2 * (frames // rows + bucket.windows)
+
+    config = shape.encoder
+    starts = bucket.windows + 1
+    conv1, conv2 = _conv_tiles(shape, precision)
+    return {
+        "counts": 1,
+        "sample_starts": starts,
+        "mel_starts": starts,
+        "starts": starts,
+        "first_mel_tiles": starts,
+        "mel_tiles": tiles(2 * bucket.frames, MEL_TILE["BM"]),
+        "conv1_tiles": tiles(2 * bucket.frames, conv1.rows),
+        "conv2_tiles": tiles(bucket.frames, conv2.rows),
+        "attention_tiles": tiles(
+            bucket.frames, attention_tile(config.d_model // config.heads, precision).rows
+        ),
+    }
+
+
+def _conv_tiles(shape: GraderShape, precision: str) -> tuple[Any, Any]:
+    width = shape.encoder.d_model
+    return (
+        product_tile(width, shape.encoder.n_mels, precision),
+        product_tile(width, width, precision),
+    )
+
+
+class TritonModel:
+    """See `asa_engine.kernels.device.Model`.
+
+    Args:
+        shape: The grader.
+        read: Its weights.
+        precision: "fp32", "bf16" or "fp16".
+        limits: The largest batch.
+        device: A torch device; "cpu" only under Triton's interpreter.
+    """
+
+    def __init__(
+        self, shape: GraderShape, read: Read, precision: str, limits: Limits, device: str
+    ) -> None:
+        self._shape = shape
+        self._precision = precision
+        self._limits = limits
+        self._on_gpu = device != "cpu"
+        self._weights = Weights(shape, read, DTYPES[precision], device)
+        self._buffers = {
+            name: torch.zeros(size, dtype=dtype, device=device)
+            for name, (size, dtype) in buffer_shapes(shape, precision, limits).items()
+        }
+        self._head_tile = head_tile(shape)
+        self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
+
+    def encode(
+        self, batch: Ragged, sums: NDArray[np.float64] | None = None, *, frames: bool = False
+    ) -> Outputs:
+        """See `asa_engine.kernels.device.Model.encode`."""
+        lengths = batch.frames
+        self._check(batch, lengths)
+        bucket = self._bucket(len(lengths), sum(lengths), batch.values.ndim == 1, frames)
+        buffers, windows = self._buffers, len(lengths)
+        inputs = buffers["samples" if bucket.samples else "mel"]
+        tables = self._tables(batch, lengths, bucket)
+        buffers["tables"][: len(tables)].copy_(torch.from_numpy(tables))
+        inputs[: len(batch.values)].copy_(torch.from_numpy(batch.values))
+        if sums is None:
+            buffers["sums"].zero_()
+        else:
+            buffers["sums"][:windows].copy_(torch.from_numpy(np.ascontiguousarray(sums)))
+        self._launch(bucket)
+        stats, scores, prior = (
+            buffers[name][:windows].cpu().numpy().copy() for name in ("stats", "scores", "prior")
+        )
+        kept = None
+        if frames:
+            ends = np.cumsum(lengths)
+            mixed = buffers["mixed"][: ends[-1]].cpu().numpy().copy()
+            kept = np.split(mixed, ends[:-1])
+        return Outputs(stats, scores, prior, kept)
+
+    def head(self, stats: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `asa_engine.kernels.device.Model.head`."""
+        parts = []
+        for first in range(0, len(stats), self._limits.windows):
+            some = stats[first : first + self._limits.windows]
+            self._buffers["stats"][: len(some)].copy_(torch.from_numpy(np.array(some)))
+            self._pool_and_head(len(some), {}, 0, pooled=False, keep=False)
+            parts.append(
+                [self._buffers[n][: len(some)].cpu().numpy().copy() for n in ("scores", "prior")]
+            )
+        scores, prior = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(prior)
+
+    def close(self) -> None:
+        """See `asa_engine.kernels.device.Model.close`."""
+        self._graphs.clear()
+        self._buffers.clear()
+        del self._weights
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+
+    def _check(self, batch: Ragged, lengths: list[int]) -> None:
+        most = self._shape.encoder.positions
+        if len(lengths) > self._limits.windows or sum(lengths) > self._limits.frames:
+            raise BackendError(f"a batch of {len(lengths)} windows is larger than {self._limits}")
+        if not all(1 <= length <= most for length in lengths):
+            raise BackendError(f"a window must have 1 to {most} frames, not {lengths}")
+        if batch.values.ndim == 1 and int(np.diff(batch.starts).min()) <= 200:
+            raise BackendError("a window of samples must have more than 200")
+
+    def _bucket(self, windows: int, frames: int, samples: bool, keep: bool) -> Bucket:
+        """Round sizes up to powers of two, so that a few graphs serve every batch."""
+        return Bucket(
+            min(power_of_two(windows), self._limits.windows),
+            min(power_of_two(frames, LEAST_FRAMES), self._limits.frames),
+            samples,
+            keep,
+        )
+
+    def _tables(self, batch: Ragged, lengths: list[int], bucket: Bucket) -> NDArray[np.int32]:
+        """Return what the kernels look up: where windows begin, and which tiles there are."""
+        mel_lengths = np.diff(batch.starts).tolist()
+        if bucket.samples:
+            mel_lengths = [mel_frames_of(length) for length in mel_lengths]
+        conv1, conv2 = _conv_tiles(self._shape, self._precision)
+        config = self._shape.encoder
+        queries = attention_tile(config.d_model // config.heads, self._precision).rows
+        mel_tiles, first_mel_tiles = tile_table(mel_lengths, MEL_TILE["BM"])
+        found = {
+            "counts": np.array([sum(lengths)]),
+            "sample_starts": batch.starts,
+            "mel_starts": np.concatenate([[0], np.cumsum(mel_lengths)]),
+            "starts": np.concatenate([[0], np.cumsum(lengths)]),
+            "first_mel_tiles": first_mel_tiles,
+            "mel_tiles": mel_tiles,
+            "conv1_tiles": tile_table(mel_lengths, conv1.rows)[0],
+            "conv2_tiles": tile_table(lengths, conv2.rows)[0],
+            "attention_tiles": tile_table(lengths, queries)[0],
+        }
+        sizes = _table_sizes(self._shape, self._precision, bucket)
+        packed = np.empty(sum(sizes.values()), np.int32)
+        at = 0
+        for name, size in sizes.items():
+            values = found[name].ravel()
+            packed[at : at + len(values)] = values
+            # Windows that are not there begin and end at the end; tiles that are not are -1.
+            packed[at + len(values) : at + size] = -1 if "tiles" in name else values[-1]
+            at += size
+        return packed
+
+    def _launch(self, bucket: Bucket) -> None:
+        """Run the kernels of a bucket, from a captured graph where there is a GPU."""
+        if not self._on_gpu:
+            self._forward(bucket)
+            return
+        if bucket not in self._graphs:
+            self._forward(bucket)  # compiles what is not compiled yet, which capture forbids
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._forward(bucket)
+            self._graphs[bucket] = graph
+        self._graphs[bucket].replay()
+
+    def _forward(self, bucket: Bucket) -> None:
+        shape, weights, buffers = self._shape, self._weights, self._buffers
+        sizes = _table_sizes(shape, self._precision, bucket)
+        ends = np.cumsum(list(sizes.values())).tolist()
+        tables = {
+            name: buffers["tables"][end - size : end]
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
+        }
+        if bucket.samples:
+            self._log_mel(tables)
+        x, low, mixed = buffers["x"], buffers["low"], buffers["mixed"]
+        self._stem(bucket, tables)
+        self._moments(bucket, tables, layer=0)
+        for i, layer in enumerate(weights.layers):
+            self._linear(bucket, tables, low, layer.qkv, buffers["qkv"], norm=True)
+            self._attend(tables)
+            self._linear(bucket, tables, buffers["attended"], layer.out, x, residual=True)
+            self._linear(bucket, tables, low, layer.fc1, buffers["inner"], norm=True, gelu=True)
+            last = i + 1 == len(weights.layers)
+            self._linear(
+                bucket,
+                tables,
+                buffers["inner"],
+                layer.fc2,
+                x,
+                residual=True,
+                mixed=None if last else mixed,
+                mix=weights.mix[i + 1],
+            )
+            self._moments(bucket, tables, layer=i + 1, last=last)
+        self._pool_and_head(bucket.windows, tables, bucket.frames, pooled=True, keep=bucket.keep)
+
+    def _log_mel(self, tables: dict[str, Tensor]) -> None:
+        buffers, weights = self._buffers, self._weights
+        bins, bank = self._shape.encoder.n_mels, weights.filters.shape[1]
+        grid = (len(tables["mel_tiles"]) // 2,)
+        spectrum[grid](
+            buffers["samples"], weights.waves, weights.filters, buffers["mel"], buffers["tops"],
+            tables["mel_tiles"], tables["sample_starts"], tables["mel_starts"],
+            BINS=bins, BB=bank, **MEL_TILE, num_warps=4,
+        )  # fmt: skip
+        floor_mel[grid](
+            buffers["mel"], buffers["tops"], tables["mel_tiles"], tables["first_mel_tiles"],
+            tables["mel_starts"], BINS=bins, BB=bank, BM=MEL_TILE["BM"], BT=TOPS_BLOCK, num_warps=4,
+        )  # fmt: skip
+
+    def _stem(self, bucket: Bucket, tables: dict[str, Tensor]) -> None:
+        buffers, weights, config = self._buffers, self._weights, self._shape.encoder
+        width = config.d_model
+        steps = (
+            ("conv1", buffers["mel"], weights.conv1, buffers["stem"], config.n_mels, "mel_starts"),
+            ("conv2", buffers["stem"], weights.conv2, buffers["x"], width, "starts"),
+        )
+        for tile, (name, a, product, out, channels, starts_out) in zip(
+            _conv_tiles(self._shape, self._precision), steps, strict=True
+        ):
+            table = tables[f"{name}_tiles"]
+            embed = name == "conv2"
+            conv[(len(table) // 2, math.ceil(width / tile.columns))](
+                a, product.weight, product.bias, weights.positions, out,
+                buffers["low"], buffers["row_sums"], buffers["mixed"],
+                table, tables["mel_starts"], tables[starts_out], weights.mix[0], bucket.frames,
+                N=width, C=channels, STRIDE=2 if embed else 1, EMBED=embed,
+                BM=tile.rows, BN=tile.columns, BK=tile.depth,
+                num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+
+    def _linear(
+        self,
+        bucket: Bucket,
+        tables: dict[str, Tensor],
+        a: Tensor,
+        product: Product,
+        out: Tensor,
+        *,
+        norm: bool = False,
+        gelu: bool = False,
+        residual: bool = False,
+        mixed: Tensor | None = None,
+        mix: float = 0.0,
+    ) -> None:
+        buffers = self._buffers
+        columns, depth = product.weight.shape
+        tile = product_tile(columns, depth, self._precision)
+        grid = (math.ceil(bucket.frames / tile.rows) * math.ceil(columns / tile.columns),)
+        linear[grid](
+            a, product.weight, product.bias, product.sums, out, buffers["low"],
+            buffers["row_sums"], buffers["mixed"], tables["counts"], mix, bucket.frames,
+            N=columns, K=depth, NORM_PARTS=len(buffers["row_sums"]) if norm else 0, GELU=gelu,
+            RESIDUAL=residual, MIX=mixed is not None,
+            BM=tile.rows, BN=tile.columns, BK=tile.depth, GROUP=GROUP,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def _attend(self, tables: dict[str, Tensor]) -> None:
+        config = self._shape.encoder
+        width = config.d_model // config.heads
+        tile = attention_tile(width, self._precision)
+        table = tables["attention_tiles"]
+        attention[(len(table) // 2, config.heads)](
+            self._buffers["qkv"], self._buffers["attended"], table, tables["starts"],
+            math.log2(math.e) / math.sqrt(width), D=config.d_model, WIDTH=width,
+            BM=tile.rows, BN=tile.columns, BW=tile.depth,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def _moments(
+        self, bucket: Bucket, tables: dict[str, Tensor], *, layer: int, last: bool = False
+    ) -> None:
+        if not self._shape.centres:
+            return
+        buffers, shape = self._buffers, self._shape
+        width = shape.encoder.d_model
+        moments[(bucket.windows, math.ceil(width / MOMENTS_TILE["BN"]))](
+            buffers["x"], buffers["row_sums"], *self._weights.norm, buffers["stats"],
+            tables["starts"], bucket.frames, layer, D=width, LAYERS=shape.encoder.layers + 1,
+            BASE=shape.stats_width - shape.moments_width, K=shape.stats_width,
+            NORM_PARTS=len(buffers["row_sums"]) if last else 0, **MOMENTS_TILE, num_warps=4,
+        )  # fmt: skip
+
+    def _pool_and_head(
+        self, windows: int, tables: dict[str, Tensor], frames: int, *, pooled: bool, keep: bool
+    ) -> None:
+        buffers, shape, weights = self._buffers, self._shape, self._weights
+        head = weights.head
+        # A grader without a regressor passes something in its place that is never read.
+        regressor = [head.get(name, head["score_mean"]) for name in REGRESSOR_WEIGHTS]
+        pool_and_head[(windows,)](
+            buffers["mixed"], buffers["x"], buffers["row_sums"], *weights.norm, weights.mix[-1],
+            head["attention.weight"], head["attention.bias"],
+            tables.get("starts", buffers["tables"]), frames,
+            *(buffers[name] for name in ("stats", "sums", "total", "place", "scores", "prior")),
+            *(head[name] for name in HEAD_WEIGHTS), *regressor,
+            POOL=pooled, KEEP=keep, PARTS=len(buffers["row_sums"]),
+            D=shape.encoder.d_model, HEADS=shape.pooling_heads, PRIOR_WIDTH=shape.prior_width,
+            LEVELS=shape.levels, EMBEDDING=shape.prior_embedding, WIDTH=shape.head_width,
+            A=shape.aspects, M=shape.moments_width, R=shape.place, CENTRES=shape.centres,
+            **self._head_tile, num_warps=8,
+        )  # fmt: skip
