@@ -9,8 +9,9 @@ the mean, counted, and the session says "incomplete_session" in `validity.reason
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from asa_engine.validity import Validity
 if TYPE_CHECKING:
     from asa_engine.engine import Engine
 
-__all__ = ["INCOMPLETE", "Part", "Session", "assess_session", "read_sessions"]
+__all__ = ["INCOMPLETE", "Part", "Session", "assess_session", "played", "read_sessions"]
 
 INCOMPLETE = "incomplete_session"
 MAX_RESPONSES = 64
@@ -44,10 +45,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A learner's session."""
+    """A learner's session.
+
+    Attributes:
+        name: Such as a submission's number.
+        parts: In order.
+        scores: The experts' score of each part, and `overall`, where known.
+    """
 
     name: str
     parts: tuple[Part, ...]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_sessions(path: Path) -> list[Session]:
@@ -91,7 +99,10 @@ def _parse(value: Mapping[str, Any], folder: Path) -> Session:
         parts.append(Part(str(part["part"]), tuple(_recordings(r, folder) for r in responses)))
     if not parts:
         raise ValueError("it has no parts")
-    return Session(str(value["session"]), tuple(parts))
+    scores = {str(name): float(score) for name, score in value.get("scores", {}).items()}
+    if not all(map(math.isfinite, scores.values())):
+        raise ValueError("a score is not a finite number")
+    return Session(str(value["session"]), tuple(parts), scores)
 
 
 def _recordings(response: object, folder: Path) -> tuple[Path, ...]:
@@ -121,7 +132,7 @@ def assess_session(engine: Engine, session: Session) -> Assessment:
         scored = []
         for recordings in part.responses:
             try:
-                result = engine.assess_blocks(_played(recordings))
+                result = engine.assess_blocks(played(recordings))
             except AudioError as error:
                 if len(session.parts) == len(part.responses) == 1:
                     raise
@@ -150,7 +161,7 @@ def assess_session(engine: Engine, session: Session) -> Assessment:
     )
 
 
-def _played(recordings: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+def played(recordings: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
     """Yield 16 kHz blocks of recordings played back to back."""
     for index, path in enumerate(recordings):
         if index:

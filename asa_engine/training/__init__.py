@@ -20,6 +20,7 @@ TRAINERS = {
     "acoustic": "asa_engine.training.loop:train",
     "text": "asa_engine.graders.text.training:train",
     "speech_llm": "asa_engine.training.speech_llm:train",
+    "speech_llm_session": "asa_engine.training.session:train",
     "multi_aspect": "asa_engine.graders.multi_aspect.training:train",
 }
 

@@ -17,6 +17,7 @@ from asa_engine.files import atomic_write, read_json
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.recipe import SpeechLLMRecipe
+from asa_engine.graders.speech_llm.session_recipe import SessionRecipe
 from asa_engine.metrics import pcc
 from asa_engine.nn.whisper import frames_of
 from asa_engine.objectives import multi_target_mse
@@ -29,7 +30,11 @@ BATCH = 32
 
 
 def warm_start(
-    grader: SpeechLLM, recipe: SpeechLLMRecipe, train: Corpus, dev: Corpus, work: Path
+    grader: SpeechLLM,
+    recipe: SpeechLLMRecipe | SessionRecipe,
+    train: Corpus,
+    dev: Corpus,
+    work: Path,
 ) -> dict[str, float]:
     """Train the projector in place; keep it and every recording's audio tokens in `work`.
 
@@ -79,7 +84,10 @@ def warm_start(
 
 
 def _fit(
-    grader: SpeechLLM, recipe: SpeechLLMRecipe, train: Corpus, features: FrozenFeatures
+    grader: SpeechLLM,
+    recipe: SpeechLLMRecipe | SessionRecipe,
+    train: Corpus,
+    features: FrozenFeatures,
 ) -> nn.Linear:
     """Train projector and a linear layer on the mean token; return the latter."""
     how = recipe.projector

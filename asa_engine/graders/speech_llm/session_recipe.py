@@ -1,0 +1,271 @@
+"""Recipes of the session grader: TOML files, read strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from asa_engine.errors import UsageError
+from asa_engine.graders.speech_llm.recipe import (
+    AdapterRecipe,
+    BackboneRecipe,
+    FitRecipe,
+    ProjectorRecipe,
+)
+from asa_engine.recipes import build, find_data, read_recipe, section, value
+
+__all__ = ["PRIORS", "SessionRecipe", "SessionRunRecipe"]
+
+PRIORS = ("first", "last", "none")
+_TOP_LEVEL = (
+    "grader",
+    "threads",
+    "seed",
+    "ship",
+    "data",
+    "backbones",
+    "prompt",
+    "projector",
+    "prior",
+    "adapter",
+    "fit",
+    "sessions",
+    "run",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDataRecipe:
+    """What is trained on.
+
+    Attributes:
+        manifest: Recordings, looked for as `asa_engine.recipes.find_data` says.
+        sessions: Sessions made of them, likewise.
+        score: Which score of a recording is averaged over a part.
+        also: Other scores that the projector's warm start learns beside it.
+        targets: `raters`: the mean of the experts' own scores; `medians`: the manifest's scores.
+        scale_min: Lowest score of the scale.
+        scale_max: Highest score.
+    """
+
+    manifest: str
+    sessions: str
+    score: str = "total"
+    also: tuple[str, ...] = ()
+    targets: str = "raters"
+    scale_min: float = 0.0
+    scale_max: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPromptRecipe:
+    """What stands around the audio.
+
+    Attributes:
+        prefix: Before the first part.
+        heading: Before each part; `{part}` becomes its name.
+        between: After each response.
+        missing: For a part without a response.
+        suffix: After the last part.
+    """
+
+    prefix: str
+    heading: str
+    between: str
+    missing: str
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriorRecipe:
+    """The acoustic prior: a classifier of the mean frame, trained alone, then left as it is.
+
+    Attributes:
+        levels: Score of each of its classes.
+        width: Inner width.
+        steps: Of its training; one holds a session of every training speaker.
+        lr: Learning rate.
+        weight_decay: On matrices only.
+        dropout: Inside.
+        folds: The language model learns from priors of speakers that their classifier did not
+            see: it is trained once without each of so many groups of speakers, then with all.
+        projector_lr: Peak learning rate of the linear layer that makes it an embedding.
+    """
+
+    levels: tuple[float, ...]
+    width: int = 128
+    steps: int = 300
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    dropout: float = 0.3
+    folds: int = 5
+    projector_lr: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsRecipe:
+    """How training sessions are made of a speaker's recordings.
+
+    Attributes:
+        real: Share of steps on the sessions as they are; the others shuffle each speaker's
+            recordings over the parts.
+        least: Smallest share of a part's responses, and of a response's recordings, that a
+            shuffled session keeps; the share of a step is drawn from here to 1.
+        missing: Probability that a part of a shuffled session is left out.
+        max_responses: Most responses of a session that the grader takes.
+        max_audio_s: Most audio that it takes, s.
+    """
+
+    real: float = 0.4
+    least: float = 0.25
+    missing: float = 0.1
+    max_responses: int = 24
+    max_audio_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRunRecipe:
+    """One grader of the comparison.
+
+    Attributes:
+        name: In the report.
+        prior: One of `PRIORS`: where its token stands, if anywhere.
+    """
+
+    name: str
+    prior: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecipe:
+    """A whole comparison: every run from the same start; one of them is shipped.
+
+    Attributes:
+        name: Of the recipe.
+        threads: PyTorch threads; the result depends on it in the last bits.
+        seed: Of everything.
+        ship: Name of the run that becomes the checkpoint.
+        data: What is trained on.
+        backbones: What stays as it is.
+        prompt: What stands around the audio.
+        projector: The projector and its warm start.
+        prior: The acoustic prior.
+        adapter: The language model's adapters.
+        fit: The schedule, the same for all; an epoch holds every training session once.
+        sessions: How training sessions are made.
+        runs: In the order of the report.
+        digest: SHA-256 of the file; a comparison is resumed only under the same one.
+        folder: Where the recipe lies.
+    """
+
+    name: str
+    threads: int
+    seed: int
+    ship: str
+    data: SessionDataRecipe
+    backbones: BackboneRecipe
+    prompt: SessionPromptRecipe
+    projector: ProjectorRecipe
+    prior: PriorRecipe
+    adapter: AdapterRecipe
+    fit: FitRecipe
+    sessions: SessionsRecipe
+    runs: tuple[SessionRunRecipe, ...]
+    digest: str
+    folder: Path = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and validate a recipe.
+
+        Raises:
+            UsageError: It is missing, is not TOML, or a value is missing, unknown, of the wrong
+                kind or out of range; the message names the file and the field.
+        """
+        table, digest = read_recipe(path, _TOP_LEVEL)
+        where = str(path)
+        runs = table.get("run")
+        if not isinstance(runs, list) or not runs:
+            raise UsageError(f"{path}: there is no [[run]]", mend="add at least one")
+
+        recipe = cls(
+            name=path.stem,
+            threads=value(table.get("threads", 1), 0, f"{where}: threads"),
+            seed=value(table.get("seed", 1), 0, f"{where}: seed"),
+            ship=value(table.get("ship", ""), "", f"{where}: ship"),
+            data=build(SessionDataRecipe, section(table, "data", where), f"{where} [data]"),
+            backbones=build(
+                BackboneRecipe, section(table, "backbones", where), f"{where} [backbones]"
+            ),
+            prompt=build(SessionPromptRecipe, section(table, "prompt", where), f"{where} [prompt]"),
+            projector=build(ProjectorRecipe, table.get("projector", {}), f"{where} [projector]"),
+            prior=build(PriorRecipe, section(table, "prior", where), f"{where} [prior]"),
+            adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
+            fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
+            sessions=build(SessionsRecipe, table.get("sessions", {}), f"{where} [sessions]"),
+            runs=tuple(
+                build(SessionRunRecipe, item, f"{where} [[run]] {i + 1}")
+                for i, item in enumerate(runs)
+            ),
+            digest=digest,
+            folder=path.resolve().parent,
+        )
+        recipe._check(where)
+        return recipe
+
+    @property
+    def shipped(self) -> SessionRunRecipe:
+        """The run that becomes the checkpoint."""
+        return next(item for item in self.runs if item.name == self.ship)
+
+    def find(self, name: str) -> Path:
+        """Return where a file of the recipe's data lies.
+
+        Raises:
+            UsageError: It is in none of the places looked at.
+        """
+        return find_data(name, self.folder)
+
+    def _check(self, where: str) -> None:
+        names = [item.name for item in self.runs]
+        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+            raise UsageError(f"{where}: runs need names that differ: letters, digits and _")
+        if self.ship not in names:
+            raise UsageError(f"{where}: ship is {self.ship!r}, none of {', '.join(names)}")
+        for item in self.runs:
+            if item.prior not in PRIORS:
+                raise UsageError(
+                    f"{where} [[run]] {item.name}: prior is {item.prior!r}",
+                    mend=f"choose from {', '.join(PRIORS)}",
+                )
+        if self.shipped.prior == "none":
+            raise UsageError(f"{where}: a run without a prior is for comparison, not to be shipped")
+        if self.data.targets not in ("raters", "medians"):
+            raise UsageError(f"{where} [data]: targets must be raters or medians")
+        if self.data.scale_min >= self.data.scale_max:
+            raise UsageError(f"{where} [data]: scale_max must be above scale_min")
+        if self.prompt.heading.count("{part}") != 1:
+            raise UsageError(f"{where} [prompt]: heading must hold {{part}} once")
+        counts = (self.fit.epochs, self.fit.batch_size, self.projector.epochs, self.prior.steps)
+        if min(*counts, self.projector.batch_size, self.projector.stack) < 1:
+            raise UsageError(f"{where}: epochs, batch_size, steps and stack must be at least 1")
+        if self.prior.folds < 2:
+            raise UsageError(f"{where} [prior]: folds must be at least 2")
+        if not 1 <= self.threads <= 1024:
+            raise UsageError(f"{where}: threads must be 1 to 1024")
+        for name, share in (
+            ("[fit]: warmup", self.fit.warmup),
+            ("[fit]: dropout", self.fit.dropout),
+            ("[projector]: dropout", self.projector.dropout),
+            ("[prior]: dropout", self.prior.dropout),
+            ("[sessions]: missing", self.sessions.missing),
+        ):
+            if share >= 1:
+                raise UsageError(f"{where} {name} must be below 1")
+        for name, share in (
+            ("real", self.sessions.real),
+            ("least", self.sessions.least),
+        ):
+            if share > 1:
+                raise UsageError(f"{where} [sessions]: {name} must be at most 1")

@@ -1,0 +1,426 @@
+"""Training of the session grader: projector, acoustic prior, then adapters and regression.
+
+Encoder and language model are frozen, and so are the projector after its warm start and the prior
+after its own training. What was heard of every recording is computed once and kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.files import atomic_write, read_json
+from asa_engine.graders.aspects import AspectConfig
+from asa_engine.graders.speech_llm.checkpoint import backbone_source
+from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
+from asa_engine.graders.speech_llm.prompt import build_prompt, encode_template
+from asa_engine.graders.speech_llm.session import SessionLLM
+from asa_engine.graders.speech_llm.session_config import (
+    OVERALL,
+    PartConfig,
+    PriorConfig,
+    SessionConfig,
+)
+from asa_engine.graders.speech_llm.session_recipe import SessionRecipe, SessionRunRecipe
+from asa_engine.metrics import metrics
+from asa_engine.nn.language_model import load_language_model, load_tokenizer
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.objectives import multi_target_mse
+from asa_engine.recipes import claim_work
+from asa_engine.session import read_sessions
+from asa_engine.training.data import load_corpus
+from asa_engine.training.projector import warm_start
+from asa_engine.training.session_data import Example, Speaker, load_speakers, shuffled
+from asa_engine.training.session_prior import fit_prior, fold_of
+from asa_engine.training.state import (
+    Progress,
+    load_modules,
+    load_moments,
+    load_progress,
+    save_state,
+)
+
+__all__ = ["train"]
+
+REPORT_NAME = "training.json"
+GRADIENT_NORM = 1.0
+EVALUATED_EVERY = 3
+"""Epochs from one look at the dev sessions to the next."""
+SAVE_EVERY_S = 120.0
+
+
+def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> Path:
+    """Train every run of a session recipe, write one of them and a report.
+
+    What is done is kept in `<output>.training`, like in `asa_engine.training.speech_llm.train`.
+
+    Args:
+        recipe_path: TOML file.
+        output: Checkpoint folder: config.json, weights.safetensors, training.json.
+        resume: Go on with a comparison of the same recipe; False starts anew.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UsageError: The recipe is wrong, or the output cannot be written.
+        ManifestError: Recordings or sessions cannot be used.
+        CheckpointError: A backbone cannot be used, or the state is of another recipe.
+    """
+    recipe, output = SessionRecipe.load(Path(recipe_path)), Path(output)
+    work = claim_work(output, REPORT_NAME, recipe.digest, resume=resume)
+    if work is None:
+        return output
+    torch.set_num_threads(recipe.threads)
+    comparison = _Comparison(recipe, work)
+    for item in recipe.runs:
+        comparison.run(item)
+    comparison.finish(output)
+    shutil.rmtree(work, ignore_errors=True)
+    return output
+
+
+class _Comparison:
+    """What all runs share: the sessions as they were heard, and the priors."""
+
+    def __init__(self, recipe: SessionRecipe, work: Path) -> None:
+        self.recipe = recipe
+        self.work = work
+        sessions = read_sessions(recipe.find(recipe.data.sessions))
+        parts = [part.name for part in sessions[0].parts]
+        model_folder = backbone_source(recipe.backbones.language_model)
+        self.encoder = load_whisper_encoder(backbone_source(recipe.backbones.encoder), 1500)
+        self.language_model = load_language_model(model_folder)
+        self.config = _config(recipe, parts, self.encoder, self.language_model, model_folder)
+        torch.manual_seed(recipe.seed)
+        start = self._grader(self.config)
+        aspects = (recipe.data.score, *recipe.data.also)
+        manifest = recipe.find(recipe.data.manifest)
+        train, dev, _ = load_corpus(manifest, aspects, recipe.data.targets)
+        self.warm_dev = warm_start(start.speech, recipe, train, dev, work)
+        self.projector = start.speech.projector.state_dict()
+        pairs = zip(train.utterances, train.targets[:, 0].tolist(), strict=True)
+        scores = {utterance.audio: score for utterance, score in pairs}
+        self.train, self.dev = load_speakers(sessions, scores, start, work / "heard")
+        self.priors = [
+            fit_prior(self.config, recipe.prior, self.train, recipe.seed, fold)
+            for fold in range(recipe.prior.folds)
+        ]
+        self.prior = fit_prior(self.config, recipe.prior, self.train, recipe.seed)
+        if recipe.fit.bf16:
+            self.language_model.to(torch.bfloat16)
+
+    def _grader(self, config: SessionConfig) -> SessionLLM:
+        return SessionLLM(config, self.encoder, copy.deepcopy(self.language_model))
+
+    def run(self, item: SessionRunRecipe) -> None:
+        """Train one grader, unless it was done before."""
+        path = self._path(item, "json")
+        if path.is_file():
+            return
+        start = time.perf_counter()
+        torch.manual_seed(self.recipe.seed)
+        grader = self._grader(_placed(self.config, item))
+        self._begin(grader)
+        history = self._fit(grader, item)
+        grader.round_halves()
+        result = {
+            "history": history,
+            "dev": _figures(grader.config, self._scores(grader, item), self.dev),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        tensors = {name: value.detach().contiguous() for name, value in grader.tuned().items()}
+        atomic_write(self._path(item, "safetensors"), save(tensors))
+        atomic_write(path, json.dumps(result).encode())
+        shutil.rmtree(self.work / item.name, ignore_errors=True)
+
+    def _begin(self, grader: SessionLLM) -> None:
+        """Put in what was trained before; the regression starts at the mean scores."""
+        grader.speech.projector.load_state_dict(self.projector)
+        state = self.prior.state_dict()
+        grader.prior.load_state_dict(
+            {k: v for k, v in state.items() if "projector" not in k}, False
+        )
+        head, wanted = grader.speech.head, torch.stack([s.whole.targets for s in self.train])
+        assert head is not None
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.copy_(self._halves(wanted).mean(0))
+
+    def _halves(self, scores: Tensor) -> Tensor:
+        """Return scores in halves of the scale around its middle."""
+        low, high = self.recipe.data.scale_min, self.recipe.data.scale_max
+        return (scores - (low + high) / 2) / ((high - low) / 2)
+
+    def _fit(self, grader: SessionLLM, item: SessionRunRecipe) -> list[dict[str, Any]]:
+        """Train adapters, head and the prior's projector; return loss and dev figures."""
+        fit, seed = self.recipe.fit, self.recipe.seed
+        prior = ("prior.",) if item.prior == "none" else ("prior.norm", "prior.fc")
+        fixed = ("speech.projector.", *prior)
+        tuned = {k: v for k, v in grader.tuned().items() if not k.startswith(fixed)}
+        for name, parameter in grader.tuned().items():
+            parameter.requires_grad_(name in tuned)
+        state = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
+        names: dict[Tensor, str] = {value: name for name, value in tuned.items()}
+        peaks = {"speech.head.": fit.head_lr, "prior.": self.recipe.prior.projector_lr}
+        optimizer = torch.optim.AdamW(
+            {
+                "params": [parameter],
+                "peak": next((v for k, v in peaks.items() if name.startswith(k)), fit.lr),
+                "weight_decay": fit.weight_decay if parameter.ndim > 1 else 0.0,
+            }
+            for name, parameter in tuned.items()
+        )
+        folder = self.work / item.name
+        progress = Progress(self.recipe.digest)
+        if (found := load_progress(folder, self.recipe.digest)) is not None:
+            progress, path = found
+            load_moments(load_modules(path, {"tuned": state}), optimizer, names)
+        batches = [(epoch, batch) for epoch in range(fit.epochs) for batch in self._epoch(epoch)]
+        grader.speech.set_dropout(0.0, fit.dropout)
+        saved = time.monotonic()
+        with tqdm(
+            total=len(batches), initial=progress.step, desc=item.name, unit="", leave=False
+        ) as bar:
+            while progress.step < len(batches):
+                epoch, batch = batches[progress.step]
+                rate = _rate(progress.step, len(batches), fit.warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["peak"]
+                torch.manual_seed(seed * 1_000_003 + progress.step)
+                grader.train()
+                loss = self._loss(grader, item, batch, progress.step)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(tuned.values(), GRADIENT_NORM)
+                optimizer.step()
+                progress.losses["loss"] = progress.losses.get("loss", 0.0) + loss.item()
+                progress.losses["steps"] = progress.losses.get("steps", 0.0) + 1
+                progress.step += 1
+                bar.update()
+                ends = progress.step == len(batches) or batches[progress.step][0] != epoch
+                if ends and ((epoch + 1) % EVALUATED_EVERY == 0 or epoch + 1 == fit.epochs):
+                    self._look(grader, item, progress)
+                    bar.set_postfix_str(f"dev PCC {progress.history[-1]['dev_pcc']}")
+                if time.monotonic() - saved > SAVE_EVERY_S:
+                    save_state(folder, progress, {"tuned": state}, optimizer, names)
+                    saved = time.monotonic()
+        return progress.history
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        """Return the batches of an epoch: random, but of sessions of like length."""
+        rng = np.random.default_rng((self.recipe.seed, epoch))
+        frames = [sum(item.count for item in speaker.heard.values()) for speaker in self.train]
+        size = self.recipe.fit.batch_size
+        order = rng.permutation(len(self.train)).tolist()
+        batches: list[list[int]] = []
+        for start in range(0, len(order), 4 * size):
+            pool = sorted(order[start : start + 4 * size], key=lambda index: frames[index])
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _loss(
+        self, grader: SessionLLM, item: SessionRunRecipe, batch: Sequence[int], step: int
+    ) -> Tensor:
+        how, rng = self.recipe.sessions, np.random.default_rng((self.recipe.seed, 1, step))
+        real, share = rng.random() < how.real, rng.uniform(how.least, 1.0)
+        examples = [
+            self.train[i].whole if real else shuffled(self.train[i], share, how.missing, rng)
+            for i in batch
+        ]
+        folds = self.recipe.prior.folds
+        with torch.no_grad():
+            logits = torch.stack(
+                [
+                    self.priors[fold_of(i, folds)](example.mean[None])[0]
+                    for i, example in zip(batch, examples, strict=True)
+                ]
+            )
+        said = self._halves(self._said(grader, item, examples, logits))
+        wanted = self._halves(torch.stack([example.targets for example in examples]))
+        known = wanted.isfinite()
+        return multi_target_mse(said[known][:, None], wanted[known][:, None])
+
+    def _said(
+        self,
+        grader: SessionLLM,
+        item: SessionRunRecipe,
+        examples: Sequence[Example],
+        logits: Tensor,
+    ) -> Tensor:
+        """Return scores [N, A] of sessions whose priors' logits are given."""
+        embedded = grader.prior.embed(logits)
+        without = item.prior == "none"
+        return grader.answer(
+            [
+                grader.sequence(example.responses, None if without else row)
+                for example, row in zip(examples, embedded, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def _scores(self, grader: SessionLLM, item: SessionRunRecipe) -> NDArray[np.float64]:
+        """Return what the head says of the dev sessions, [n, A]."""
+        grader.eval()
+        rows = []
+        for speaker in tqdm(self.dev, desc="dev", unit="", leave=False):
+            logits = grader.prior(speaker.whole.mean[None])
+            rows.append(self._said(grader, item, [speaker.whole], logits)[0])
+        low, high = self.recipe.data.scale_min, self.recipe.data.scale_max
+        found: NDArray[np.float64] = torch.stack(rows).clamp(low, high).double().numpy()
+        return found
+
+    def _look(self, grader: SessionLLM, item: SessionRunRecipe, progress: Progress) -> None:
+        found = _figures(grader.config, self._scores(grader, item), self.dev)[OVERALL]
+        progress.history.append(
+            {
+                "step": progress.step,
+                "loss": round(progress.losses["loss"] / progress.losses["steps"], 5),
+                "dev_pcc": found["pcc"],
+                "dev_rmse": found["rmse"],
+            }
+        )
+        progress.losses.clear()
+
+    def finish(self, output: Path) -> None:
+        """Score the dev sessions with the shipped run in float32; write checkpoint and report."""
+        item = self.recipe.shipped
+        self.language_model.float()
+        grader = self._grader(_placed(self.config, item))
+        grader.load_state_dict(load_file(self._path(item, "safetensors")), strict=False)
+        said = self._scores(grader, item)
+        report = {
+            "recipe": self.recipe.name,
+            "recipe_sha256": self.recipe.digest,
+            "seed": self.recipe.seed,
+            "shipped": item.name,
+            "train": {"sessions": len(self.train)},
+            "dev": {"sessions": len(self.dev), **_figures(grader.config, said, self.dev)},
+            "warm_start": self.warm_dev,
+            "prior": self._prior_figures(),
+            "runs": {
+                run.name: read_json(self._path(run, "json"), CheckpointError)
+                for run in self.recipe.runs
+            },
+        }
+        grader.config = _with_errors(grader.config, said, self.dev)
+        grader.save(
+            output, overwrite=True, extra={REPORT_NAME: json.dumps(report, indent=1) + "\n"}
+        )
+
+    @torch.inference_mode()
+    def _prior_figures(self) -> dict[str, float | None]:
+        """Return how well the prior's mean level alone tells the overall score, dev sessions."""
+        shares = self.prior(torch.stack([s.whole.mean for s in self.dev])).softmax(-1)
+        said = (shares @ torch.tensor(self.config.prior.levels)).double().numpy()
+        return _compare(said, np.array([float(s.whole.targets[-1]) for s in self.dev]))
+
+    def _path(self, item: SessionRunRecipe, suffix: str) -> Path:
+        return self.work / f"run-{item.name}.{suffix}"
+
+
+def _figures(
+    config: SessionConfig, said: NDArray[np.float64], dev: Sequence[Speaker]
+) -> dict[str, dict[str, float | None]]:
+    """Return figures of each part and of their mean, which is the overall score reported."""
+    wanted = torch.stack([speaker.whole.targets for speaker in dev]).double().numpy()
+    found = {
+        part.name: _compare(said[:, index], wanted[:, index])
+        for index, part in enumerate(config.parts)
+    }
+    return {**found, OVERALL: _compare(said[:, :-1].mean(1), wanted[:, -1])}
+
+
+def _compare(said: NDArray[np.float64], wanted: NDArray[np.float64]) -> dict[str, float | None]:
+    found = metrics(said, wanted)
+    return {
+        name: round(value, 4) if math.isfinite(value) else None for name, value in found.items()
+    }
+
+
+def _with_errors(
+    config: SessionConfig, said: NDArray[np.float64], dev: Sequence[Speaker]
+) -> SessionConfig:
+    """Return the configuration with the dev sessions' error as each score's expected error."""
+    wanted = torch.stack([speaker.whole.targets for speaker in dev]).double().numpy()
+    reported = np.concatenate((said[:, :-1], said[:, :-1].mean(1, keepdims=True)), axis=1)
+    errors = np.sqrt(((reported - wanted) ** 2).mean(0))
+    frames = [sum(h.count for h in speaker.heard.values()) for speaker in dev]
+    seconds = round(float(np.median(frames)) / 50, 1)
+    aspects = tuple(
+        dataclasses.replace(aspect, sd=((seconds, round(float(error), 3)),))
+        for aspect, error in zip(config.aspects, errors, strict=True)
+    )
+    return dataclasses.replace(config, speech=dataclasses.replace(config.speech, aspects=aspects))
+
+
+def _config(
+    recipe: SessionRecipe,
+    parts: Sequence[str],
+    encoder: Any,
+    language_model: Any,
+    folder: str | Path,
+) -> SessionConfig:
+    tokenizer, prompt, data = load_tokenizer(folder), recipe.prompt, recipe.data
+    headings = {name: prompt.heading.replace("{part}", name) for name in parts}
+    config = SessionConfig(
+        speech=SpeechLLMConfig(
+            aspects=tuple(
+                AspectConfig(name, scale_min=data.scale_min, scale_max=data.scale_max)
+                for name in (*parts, OVERALL)
+            ),
+            prompt=build_prompt(tokenizer, prompt.prefix, prompt.suffix),
+            answer="regression",
+            backbones=dataclasses.asdict(recipe.backbones),
+            encoder=encoder.config,
+            language_model=language_model.config,
+            lora=LoraConfig(
+                rank=recipe.adapter.rank,
+                alpha=recipe.adapter.alpha,
+                first_layer=recipe.adapter.first_layer,
+            ),
+            stack=recipe.projector.stack,
+            projector_width=recipe.projector.width,
+        ),
+        parts=tuple(
+            PartConfig(name, heading, encode_template(tokenizer, heading))
+            for name, heading in headings.items()
+        ),
+        prior=PriorConfig(levels=recipe.prior.levels, width=recipe.prior.width),
+        between=prompt.between,
+        between_ids=encode_template(tokenizer, prompt.between),
+        missing=prompt.missing,
+        missing_ids=encode_template(tokenizer, prompt.missing),
+        max_responses=recipe.sessions.max_responses,
+        max_audio_s=recipe.sessions.max_audio_s,
+    )
+    try:
+        return SessionConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    except CheckpointError as error:
+        raise UsageError(f"the recipe {recipe.name}: {error.message}", mend="mend it") from None
+
+
+def _placed(config: SessionConfig, item: SessionRunRecipe) -> SessionConfig:
+    """Return the configuration of a run."""
+    position = config.prior.position if item.prior == "none" else item.prior
+    return dataclasses.replace(config, prior=dataclasses.replace(config.prior, position=position))
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,0 +1,192 @@
+"""Sessions to train on: what was heard of each speaker's recordings, laid out anew at every step.
+
+A hundred speakers make a hundred sessions. Any share of a speaker's recordings, shuffled over the
+parts, is a session, too: its parts' scores are the means of its recordings'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from asa_engine.errors import CheckpointError, ManifestError
+from asa_engine.files import atomic_write
+from asa_engine.graders.speech_llm.session import Heard, SessionLLM
+from asa_engine.graders.speech_llm.session_config import OVERALL
+from asa_engine.manifest import DEV_SPEAKER_DIVISOR
+from asa_engine.session import Session, played
+
+__all__ = ["Example", "Speaker", "is_dev", "load_speakers", "shuffled"]
+
+Recordings = tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A session, ready for the language model.
+
+    Attributes:
+        responses: Part -> audio tokens [n, W] of each of its responses.
+        mean: Mean last-layer frame of all its audio, float32 [D].
+        targets: Scores of the parts, in order, then overall, float32 [A]; NaN for a part left out.
+    """
+
+    responses: Mapping[str, Sequence[Tensor]]
+    mean: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who spoke a session.
+
+    Attributes:
+        name: Of the session.
+        session: Its recordings, part by part.
+        heard: What was heard of each response and, for a training speaker, each recording alone.
+        scores: Score of each recording that is trained on; empty for a held-out speaker.
+        whole: The session as it is; its targets are the experts' scores of the manifest.
+    """
+
+    name: str
+    session: Session
+    heard: Mapping[Recordings, Heard]
+    scores: Mapping[Path, float]
+    whole: Example
+
+
+def is_dev(session: Session) -> bool:
+    """Return whether a session is of a speaker held out: those whose number is divisible by 5."""
+    return session.name.isdecimal() and int(session.name) % DEV_SPEAKER_DIVISOR == 0
+
+
+def load_speakers(
+    sessions: Sequence[Session], scores: Mapping[Path, float], grader: SessionLLM, folder: Path
+) -> tuple[list[Speaker], list[Speaker]]:
+    """Hear every session; what was heard is kept in `folder`, a file a speaker.
+
+    Args:
+        sessions: With the experts' scores of each part and overall.
+        scores: Score of each recording.
+        grader: Encodes and projects.
+        folder: Where it is kept; what is there already is read.
+
+    Returns:
+        Training speakers, and those held out.
+
+    Raises:
+        ManifestError: A session has no score for a part, or a recording none.
+        CheckpointError: What was kept is damaged.
+    """
+    folder.mkdir(exist_ok=True)
+    sides: tuple[list[Speaker], list[Speaker]] = ([], [])
+    for session in tqdm(sessions, desc="sessions", unit="", leave=False):
+        dev = is_dev(session)
+        wanted = {response for part in session.parts for response in part.responses}
+        if not dev:
+            wanted |= {(path,) for response in wanted for path in response}
+        heard = _hear(sorted(wanted), grader, folder / f"{session.name}.safetensors")
+        own = {} if dev else {path: scores[path] for (path, *rest) in wanted if not rest}
+        sides[dev].append(Speaker(session.name, session, heard, own, _whole(session, heard)))
+    if not all(sides):
+        raise ManifestError(
+            f"there is no {'dev' if sides[0] else 'train'} session",
+            mend="dev sessions are those whose number is divisible by 5",
+        )
+    return sides
+
+
+def shuffled(speaker: Speaker, share: float, missing: float, rng: Generator) -> Example:
+    """Make a session of a training speaker's recordings, shuffled over the parts.
+
+    Args:
+        speaker: Whose.
+        share: Of each part's responses, and of each response's recordings, that it keeps.
+        missing: Probability that a part is left out; never all of them.
+        rng: Chance.
+    """
+    order = iter(rng.permutation(np.array(list(speaker.scores), dtype=object)).tolist())
+    parts = speaker.session.parts
+    left_out = rng.random(len(parts)) < missing
+    if left_out.all():
+        left_out[rng.integers(len(parts))] = False
+    responses: dict[str, list[Tensor]] = {}
+    targets, heard = [], []
+    for part, out in zip(parts, left_out.tolist(), strict=True):
+        sizes = [_kept(len(r), share) for r in part.responses[: _kept(len(part.responses), share)]]
+        chosen = [[next(order) for _ in range(size)] for size in sizes]
+        if out:
+            targets.append(np.nan)
+            continue
+        found = [[speaker.heard[(path,)] for path in some] for some in chosen]
+        responses[part.name] = [torch.cat([h.tokens for h in some]).float() for some in found]
+        heard += [h for some in found for h in some]
+        targets.append(float(np.mean([speaker.scores[path] for some in chosen for path in some])))
+    return Example(responses, _mean(heard), _with_overall(targets))
+
+
+def _kept(count: int, share: float) -> int:
+    return max(1, round(share * count))
+
+
+def _mean(heard: Sequence[Heard]) -> Tensor:
+    total = torch.stack([item.total for item in heard]).sum(0)
+    return (total / sum(item.count for item in heard)).float()
+
+
+def _with_overall(targets: Sequence[float]) -> Tensor:
+    return torch.tensor([*targets, np.nanmean(targets)], dtype=torch.float32)
+
+
+def _whole(session: Session, heard: Mapping[Recordings, Heard]) -> Example:
+    names = [part.name for part in session.parts]
+    if lacking := [name for name in (*names, OVERALL) if name not in session.scores]:
+        raise ManifestError(f"session {session.name} has no score {lacking[0]!r}")
+    return Example(
+        {
+            p.name: [heard[response].tokens.float() for response in p.responses]
+            for p in session.parts
+        },
+        _mean([heard[response] for part in session.parts for response in part.responses]),
+        torch.tensor([session.scores[name] for name in (*names, OVERALL)]),
+    )
+
+
+def _hear(wanted: Sequence[Recordings], grader: SessionLLM, path: Path) -> dict[Recordings, Heard]:
+    names = {"+".join(item.stem for item in recordings): recordings for recordings in wanted}
+    if not path.is_file():
+        tensors: dict[str, Tensor] = {}
+        for name, recordings in names.items():
+            found = grader.hear(_samples(recordings))
+            if found is None:
+                raise ManifestError(f"{recordings[0]} is too short to be trained on")
+            tensors[f"{name}/tokens"] = found.tokens.half()
+            tensors[f"{name}/total"] = found.total
+            tensors[f"{name}/count"] = torch.tensor(found.count)
+        atomic_write(path, save(tensors))
+    try:
+        stored = load_file(path)
+        return {
+            recordings: Heard(
+                stored[f"{name}/tokens"], stored[f"{name}/total"], int(stored[f"{name}/count"])
+            )
+            for name, recordings in names.items()
+        }
+    except (SafetensorError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {error}", mend="start anew with --fresh"
+        ) from None
+
+
+def _samples(recordings: Recordings) -> NDArray[np.float32]:
+    return np.concatenate(list(played(recordings)))
