@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from asa_engine.graders.aspects import AspectConfig
-from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
+from asa_engine.graders.speech_llm.config import LoraConfig, PriorConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.nn.language_model import shape_of
@@ -32,6 +32,8 @@ FAMILIES = {
 }
 ENCODER = WhisperEncoderConfig(n_mels=80, d_model=16, layers=2, heads=2, ffn=32, positions=1500)
 CONTROL = ("<|im_start|>", "<|im_end|>")
+PRIOR = PriorConfig(centres=5, width=3, share=0.4, sd=1.5)
+PRIOR_SIZE = 0.1  # places lie near each other, so that the kernel tells recordings apart
 LABELS = ("A", "B", "C", "D")
 LABEL_SCORES = (2.0, 4.0, 7.0, 9.0)
 
@@ -105,12 +107,17 @@ def config(model, *, answer="soft", aspects=("total",), first_layer=1, **changes
 
 
 def randomise_adapters(grader, seed=9):
-    """Give adapters, which start as zero, an effect."""
+    """Give adapters and prior, which start as zero, an effect."""
     generator = torch.Generator().manual_seed(seed)
+    of_prior = torch.Generator().manual_seed(seed + 1)  # adapters are the same with and without
     with torch.no_grad():
         for name, parameter in grader.tuned().items():
             if "lora" in name or name.startswith("head."):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            if name.startswith("prior."):
+                parameter.copy_(torch.randn(parameter.shape, generator=of_prior) * PRIOR_SIZE)
+                if name == "prior.mean":
+                    parameter.add_(6.0)
 
 
 def write_backbones(folder: Path):

@@ -18,7 +18,14 @@ from asa_engine.training.data import Corpus
 from asa_engine.training.frozen import FrozenFeatures
 from asa_engine.training.recipe import KernelRecipe
 
-__all__ = ["KernelFit", "fit_kernel", "speaker_folds"]
+__all__ = [
+    "KernelFit",
+    "fit_kernel",
+    "out_of_fold",
+    "principal",
+    "speaker_folds",
+    "squared_distances",
+]
 
 Array = NDArray[np.float64]
 
@@ -61,21 +68,21 @@ def fit_kernel(
     pooled = layer_profile(count, sums).numpy()
     centre, scale = pooled.mean(0), np.maximum(pooled.std(0), 1e-6)
     standard = (pooled - centre) / scale
-    directions = _principal(standard, recipe.width)
+    directions = principal(standard, recipe.width)
     projected = standard @ directions.T / np.sqrt(pooled.shape[1])
     duration = relative_duration(count).numpy()
     # Where all last alike, duration tells nothing and must not tear other recordings apart.
     duration_scale = 1 / float(duration.std()) if duration.std() > 1e-3 else 0.0
 
-    near = _squared_distances(projected)
-    apart = _squared_distances(duration * duration_scale)
+    near = squared_distances(projected)
+    apart = squared_distances(duration * duration_scale)
     folds = speaker_folds([u.speaker for u in corpus.utterances], recipe.folds)
     if len(np.unique(folds)) < 2:
         raise ManifestError("the kernel needs two train speakers or more to choose by")
     tried = []
     for gamma, weight, ridge in itertools.product(recipe.gammas, recipe.durations, recipe.ridges):
         kernel = np.exp(-gamma * (near + weight * apart))
-        predicted = _out_of_fold(kernel, corpus.targets, folds, ridge)
+        predicted = out_of_fold(kernel, corpus.targets, folds, ridge)
         figures = [pcc(predicted[:, i], corpus.scores[:, i]) for i in range(predicted.shape[1])]
         tried.append((float(np.nan_to_num(np.mean(figures))), gamma, weight, ridge, figures))
     best, gamma, weight, ridge, figures = max(tried)
@@ -93,7 +100,7 @@ def fit_kernel(
     grader.kernel_duration.fill_(np.sqrt(gamma * weight) * duration_scale)
     places = grader.kernel_place(count.float(), sums.float(), relative_duration(count.float()))
     grader.kernel_centres.copy_(places)
-    kernel = np.exp(-_squared_distances(grader.kernel_centres.double().numpy()))
+    kernel = np.exp(-squared_distances(grader.kernel_centres.double().numpy()))
     offset = corpus.targets.mean(0)
     weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), corpus.targets - offset)
     grader.kernel_weights.copy_(torch.from_numpy(weights.T))
@@ -120,7 +127,7 @@ def speaker_folds(speakers: list[str], folds: int) -> NDArray[np.int64]:
     return np.array([fold[speaker] for speaker in speakers])
 
 
-def _principal(standard: Array, width: int) -> Array:
+def principal(standard: Array, width: int) -> Array:
     """Return the leading principal directions, [R, F], of standardised features [N, F]."""
     values, vectors = np.linalg.eigh(standard @ standard.T)
     kept = [i for i in reversed(range(len(values))) if values[i] > 1e-9 * values[-1]][:width]
@@ -128,13 +135,15 @@ def _principal(standard: Array, width: int) -> Array:
     return directions
 
 
-def _squared_distances(points: Array) -> Array:
+def squared_distances(points: Array) -> Array:
+    """Return |p_i - p_j|^2 of points [N, F], [N, N]."""
     square = (points**2).sum(1)
     between: Array = np.maximum(square[:, None] + square - 2 * points @ points.T, 0)
     return between
 
 
-def _out_of_fold(kernel: Array, targets: Array, folds: NDArray[np.int64], ridge: float) -> Array:
+def out_of_fold(kernel: Array, targets: Array, folds: NDArray[np.int64], ridge: float) -> Array:
+    """Return kernel ridge predictions [N, A] of each fold by the other folds."""
     predicted = np.empty_like(targets)
     for fold in np.unique(folds):
         held, kept = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)

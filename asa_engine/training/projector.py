@@ -36,15 +36,16 @@ def warm_start(
     dev: Corpus,
     work: Path,
 ) -> dict[str, float]:
-    """Train the projector in place; keep it and every recording's audio tokens in `work`.
+    """Train the projector in place; keep it and what all recordings give in `work`.
 
     Args:
         grader: Whose projector it is.
         recipe: Its [projector] says how long.
         train: Training speakers.
         dev: Held-out speakers.
-        work: Where `projector.safetensors` and `tokens-{train,dev}.safetensors` go; a projector
-            that is there already is taken.
+        work: Where `projector.safetensors`, `tokens-{train,dev}.safetensors` (audio tokens) and
+            `sums-{train,dev}.safetensors` (count of frames, sums of every layer's h, then of
+            h^2) go; a projector that is there already is taken.
 
     Returns:
         PCC of the linear layer on the mean token on the dev side: {"dev_pcc": ...}.
@@ -76,6 +77,8 @@ def warm_start(
                 said = probe(means)[:, 0].double().numpy()
         stored = {str(i): item.half() for i, item in enumerate(tokens)}
         atomic_write(work / f"tokens-{name}.safetensors", save(stored))
+        sums = np.concatenate((features[name].counts, features[name].sums), axis=1)
+        atomic_write(work / f"sums-{name}.safetensors", save({"sums": torch.from_numpy(sums)}))
     result = {"dev_pcc": round(pcc(said, dev.scores[:, 0]), 4)}
     state = {k: v.contiguous() for k, v in grader.projector.state_dict().items()}
     atomic_write(work / "projector.safetensors", save(state))

@@ -42,8 +42,9 @@ from asa_engine.objectives import (
 )
 from asa_engine.recipes import claim_work
 from asa_engine.training.data import Corpus, epoch_order, load_corpus
+from asa_engine.training.kernel_prior import NO_PRIOR, FittedPrior, fit_prior
 from asa_engine.training.projector import warm_start
-from asa_engine.training.speech_llm_figures import error_by_duration, figures, hard_scores
+from asa_engine.training.speech_llm_figures import decodings, error_by_duration, figures
 from asa_engine.training.state import (
     Progress,
     load_modules,
@@ -133,6 +134,8 @@ class _Comparison:
         start = self._grader(self.config)
         self.warm_dev = warm_start(start, recipe, self.train, self.dev, work)
         self.projector = start.projector.state_dict()
+        self.prior = self._fit_prior()
+        self.config = dataclasses.replace(self.config, prior=self.prior.config)
         if recipe.fit.bf16:
             self.language_model.to(torch.bfloat16)
         with torch.no_grad():
@@ -144,7 +147,16 @@ class _Comparison:
         }
 
     def _grader(self, config: SpeechLLMConfig) -> SpeechLLM:
-        return SpeechLLM(config, self.encoder, copy.deepcopy(self.language_model))
+        grader = SpeechLLM(config, self.encoder, copy.deepcopy(self.language_model))
+        if config.prior.centres:
+            grader.prior.load_state_dict(self.prior.tensors)
+        return grader
+
+    def _fit_prior(self) -> FittedPrior:
+        if not self.recipe.prior.share:
+            return NO_PRIOR
+        sums = load_file(self.work / "sums-train.safetensors")["sums"]
+        return fit_prior(self.recipe.prior, self.train, sums.numpy())
 
     def _frozen(self, name: str, corpus: Corpus) -> list[Tensor]:
         """Return what leaves the layers without adapters, [n, W] a recording, bfloat16."""
@@ -180,20 +192,14 @@ class _Comparison:
         grader.projector.load_state_dict(self.projector)
         history = self._fit(grader, item)
         grader.round_halves()
-        answers = self._answers(grader, "dev")
+        answers = torch.from_numpy(self._answers(grader, "dev"))
         result = {
             "history": history,
-            "dev": {
-                decoding: figures(
-                    grader.scores(torch.from_numpy(answers))
-                    if decoding != "hard"
-                    else hard_scores(answers, config),
-                    self.dev,
-                )
-                for decoding in (("regression",) if grader.head is not None else ("soft", "hard"))
-            },
+            "dev": decodings(grader, answers, self.dev),
             "seconds": round(time.perf_counter() - start, 1),
         }
+        if config.prior.centres:
+            result["dev_with_prior"] = decodings(grader, self._pool(grader, answers), self.dev)
         tensors = {name: value.detach().contiguous() for name, value in grader.tuned().items()}
         atomic_write(self._path(item, "safetensors"), save(tensors))
         atomic_write(path, json.dumps(result).encode())
@@ -204,7 +210,7 @@ class _Comparison:
         fit, seed = self.recipe.fit, self.recipe.seed
         objective = objective_of(item.kind, grader.config)
         targets = torch.from_numpy(self.train.targets[:, 0]).float()
-        tuned = {k: v for k, v in grader.tuned().items() if not k.startswith("projector.")}
+        tuned = {k: v for k, v in grader.tuned().items() if v.requires_grad}
         state = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
         names: dict[Tensor, str] = {value: name for name, value in tuned.items()}
         optimizer = torch.optim.AdamW(
@@ -260,6 +266,14 @@ class _Comparison:
         )
         progress.losses.clear()
 
+    def _pool(self, grader: SpeechLLM, answers: Tensor) -> Tensor:
+        """Return answers of the dev side pooled with the prior, where there is one."""
+        if not self.config.prior.centres:
+            return answers
+        sums = load_file(self.work / "sums-dev.safetensors")["sums"]
+        # A few at a time: each is compared with every centre.
+        return grader.prior.pool(answers, torch.cat([grader.prior(x) for x in sums.split(32)]))
+
     def _forward(self, grader: SpeechLLM, side: str, batch: Sequence[int]) -> Tensor:
         """Return answers [N, K] of recordings from what left the frozen layers."""
         first = grader.config.lora.first_layer
@@ -294,7 +308,7 @@ class _Comparison:
         with torch.inference_mode():
             answers = torch.cat([grader.answer([item]) for item in hidden])
             low, high = config.aspects[0].scale_min, config.aspects[0].scale_max
-            scores = grader.scores(answers).clamp(low, high).numpy()
+            scores = grader.scores(self._pool(grader, answers)).clamp(low, high).numpy()
         runs = {
             run.name: read_json(self._path(run, "json"), CheckpointError)
             for run in self.recipe.objectives
@@ -307,6 +321,7 @@ class _Comparison:
             "train": {"n": len(self.train)},
             "dev": {"n": len(self.dev), **figures(torch.from_numpy(scores), self.dev)},
             "warm_start": self.warm_dev,
+            "prior": self.prior.figures,
             "objectives": runs,
         }
         aspect = config.aspects[0]

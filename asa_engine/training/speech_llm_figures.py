@@ -9,16 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.metrics import mae, pcc, rmse, srcc
 from asa_engine.training.data import Corpus
 
-__all__ = ["error_by_duration", "figures", "hard_scores"]
+__all__ = ["decodings", "error_by_duration", "figures"]
 
 
-def hard_scores(answers: NDArray[np.float32], config: SpeechLLMConfig) -> Tensor:
-    """Return the likeliest label's scores [n, 1] of answers [n, K]."""
-    return torch.tensor(config.prompt.label_scores)[torch.from_numpy(answers).argmax(-1)][:, None]
+def decodings(
+    grader: SpeechLLM, answers: Tensor, dev: Corpus
+) -> dict[str, dict[str, float | None]]:
+    """Return figures of answers [n, K]: soft and hard decoding, or regression."""
+    if grader.head is not None:
+        return {"regression": figures(grader.scores(answers), dev)}
+    hard = torch.tensor(grader.config.prompt.label_scores)[answers.argmax(-1)][:, None]
+    return {"soft": figures(grader.scores(answers), dev), "hard": figures(hard, dev)}
 
 
 def figures(scores: Tensor, dev: Corpus) -> dict[str, float | None]:

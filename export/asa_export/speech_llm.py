@@ -174,6 +174,7 @@ def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
         "suffix": model.embed(torch.tensor(prompt.suffix_ids, dtype=torch.long)),
         "answer.weight": weight,
         "answer.bias": bias,
+        **{f"prior.{name}": _halved(value) for name, value in grader.prior.named_parameters()},
     }
 
 
@@ -199,7 +200,7 @@ def _sequences(grader: SpeechLLM, recordings: Iterable[Recording]) -> Iterator[N
         mels = windows.push(recording.samples())
         if (rest := windows.finish()) is not None:
             mels.append(rest)
-        tokens = torch.from_numpy(np.concatenate([stages.tokens(mel) for mel in mels]))
+        tokens = torch.from_numpy(np.concatenate([stages.window(mel).tokens for mel in mels]))
         for sequence in grader.sequences(grader.chunks(tokens)):
             yield sequence.detach().numpy()
 

@@ -47,9 +47,10 @@ def make_checkpoint(folder: Path, **options: Any) -> Path:
     return folder / "checkpoint"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("speech-llm"))
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "prior"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = {"prior": samples.PRIOR} if request.param else {}
+    return make_checkpoint(tmp_path_factory.mktemp("speech-llm"), **options)
 
 
 def speech() -> Speech:
@@ -188,7 +189,7 @@ def test_rounded_bundles_stand_alone(
     )
     for mel in windows.push(synthetic_recordings()[1].samples())[:3]:
         for chunk in chunks:
-            chunk.extend(exact.tokens(mel))
+            chunk.extend(exact.window(mel))
     expected, found = (chunk.answer() for chunk in chunks)
     assert _mean_shift(config, exact, rounded) < 1e-3
     share = np.linalg.norm(found - expected) / np.linalg.norm(expected)
@@ -205,15 +206,14 @@ def _mean_shift(config: SpeechLLMConfig, exact: SpeechLLMStages, rounded: Speech
         mels = windows.push(recording.samples())
         if (rest := windows.finish()) is not None:
             mels.append(rest)
-        tokens = np.concatenate([exact.tokens(mel) for mel in mels])
-        whole = config.chunk_windows * config.window_tokens
-        for start in range(0, len(tokens), whole):
-            part = tokens[start : start + whole]
-            if start and len(part) < config.min_chunk_tokens:
+        for start in range(0, len(mels), config.chunk_windows):
+            windows_ = [exact.window(mel) for mel in mels[start : start + config.chunk_windows]]
+            if start and sum(len(w.tokens) for w in windows_) < config.min_chunk_tokens:
                 continue
             chunks = [stages.start() for stages in (exact, rounded)]
             for chunk in chunks:
-                chunk.extend(part)
+                for window in windows_:
+                    chunk.extend(window)
             changes.append(chunks[1].answer() - chunks[0].answer())
     return float(np.abs(np.mean(changes, axis=0)).max())
 

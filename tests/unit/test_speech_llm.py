@@ -100,6 +100,54 @@ def test_reference_is_the_sum_of_its_parts(family, seconds):
     assert found.probabilities.shape == (len(said), len(samples.LABELS))
 
 
+def _kernel(grader, mels):
+    """The prior's scores of a chunk's windows, written out."""
+    p = {name: value.double() for name, value in grader.prior.named_parameters()}
+    layers = [torch.stack(grader.encoder(torch.from_numpy(mel)[None]), 1)[0] for mel in mels]
+    frames = torch.cat(layers, 1).double()  # [L + 1, T, D]
+    profile = torch.cat((frames.mean(1).flatten(), frames.var(1, correction=0).sqrt().flatten()))
+    duration = np.clip(2 * np.log(frames.shape[1] / 175), -2, 3.5)
+    place = torch.cat((p["projection"] @ profile + p["bias"], p["duration"] * duration))
+    near = torch.exp(-((p["centres"] - place) ** 2).sum(1))
+    return p["mean"] + p["weights"] @ near
+
+
+@pytest.mark.parametrize("seconds", [0.7, 4.2])
+@torch.no_grad()
+def test_the_prior_is_pooled_chunk_by_chunk(seconds):
+    grader, plain = _grader(prior=samples.PRIOR), _grader()
+    speech, points = _speech(seconds), np.array(samples.LABEL_SCORES)
+    mels = _mels(speech, grader.config)
+    found, alone = grader.assess_samples(speech), plain.assess_samples(speech)
+    assert len(found.chunks) == len(alone.chunks)
+    for at, answer in enumerate(alone.probabilities):
+        said = float(_kernel(grader, mels[3 * at : 3 * at + 3])[0])
+        spread = np.exp(-((points - said) ** 2) / (2 * samples.PRIOR.sd**2))
+        expected = 0.6 * answer + 0.4 * spread / spread.sum()
+        np.testing.assert_allclose(found.probabilities[at], expected, rtol=TOLERANCE)
+        assert found.chunks[at, 0] == pytest.approx(expected @ points, rel=TOLERANCE)
+
+
+@torch.no_grad()
+def test_the_prior_joins_a_regression_and_batches():
+    options = {"answer": "regression", "aspects": ("fluency", "total")}
+    grader, plain = _grader(prior=samples.PRIOR, **options), _grader(**options)
+    speech = [_speech(1.6), _speech(2.3, seed=5)]
+    windows = [_mels(item, grader.config) for item in speech]
+    mels = [mel for some in windows for mel in some]
+    lengths = torch.tensor([(mel.shape[1] + 1) // 2 for mel in mels])
+    layers = torch.zeros(len(mels), 3, 50, 16)
+    for row, mel in zip(layers, mels, strict=True):
+        frames = torch.stack(grader.encoder(torch.from_numpy(mel)[None]), 1)[0]
+        row[:, : frames.shape[1]] = frames
+    owner = torch.tensor([0] * len(windows[0]) + [1] * len(windows[1]))
+    scores = grader.scores(grader(layers, lengths, owner))
+    for item, some, row in zip(speech, windows, scores, strict=True):
+        expected = 0.6 * plain.assess_samples(item).chunks[0] + 0.4 * _kernel(grader, some).numpy()
+        np.testing.assert_allclose(row, expected, rtol=TOLERANCE)
+        np.testing.assert_allclose(grader.assess_samples(item).chunks[0], expected, rtol=TOLERANCE)
+
+
 @torch.no_grad()
 def test_batches_say_what_each_recording_says_alone():
     grader = _grader()

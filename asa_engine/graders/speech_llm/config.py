@@ -15,7 +15,7 @@ from asa_engine.graders.aspects import AspectConfig, parse_aspects
 from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
 from asa_engine.nn.config import LanguageModelConfig, WhisperEncoderConfig
 
-__all__ = ["LoraConfig", "PromptConfig", "SpeechLLMConfig"]
+__all__ = ["LoraConfig", "PriorConfig", "PromptConfig", "SpeechLLMConfig"]
 
 GRADER = "speech_llm"
 FORMAT_REVISION = 1
@@ -43,6 +43,7 @@ _MODEL_LIMITS = {
     "ffn": 131_072,
     "positions": 1 << 20,
 }
+_MAX_PRIOR = {"centres": 100_000, "width": 4096}
 _MAX_PROMPT_TOKENS = 4096
 _MAX_WIDTH = 8192
 
@@ -96,6 +97,23 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorConfig:
+    """The acoustic prior: a kernel regressor on sums of the encoder's layers.
+
+    Attributes:
+        centres: Recordings that it compares with; 0 leaves the prior out.
+        width: Principal directions that it compares along.
+        share: Its weight in the pool with the language model's answer.
+        sd: Spread of its score over the labels, scale units.
+    """
+
+    centres: int = 0
+    width: int = 0
+    share: float = 0.5
+    sd: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechLLMConfig:
     """The speech LLM.
 
@@ -115,6 +133,7 @@ class SpeechLLMConfig:
         min_chunk_s: A last chunk shorter than this is left out, unless it is the only one.
         stack: Encoder frames (50 Hz) that become one audio token; divides a window's.
         projector_width: Inner width of the projector.
+        prior: What the encoder's sums say beside the language model.
     """
 
     aspects: tuple[AspectConfig, ...]
@@ -130,6 +149,7 @@ class SpeechLLMConfig:
     min_chunk_s: float = 1.0
     stack: int = 10
     projector_width: int = 384
+    prior: PriorConfig = field(default_factory=PriorConfig)
 
     @property
     def window_samples(self) -> int:
@@ -162,6 +182,11 @@ class SpeechLLMConfig:
         return SAMPLE_RATE_HZ / SAMPLES_PER_FRAME / self.stack
 
     @property
+    def moments_width(self) -> int:
+        """Sums of a chunk besides its count of frames: h and h^2 of every layer."""
+        return 2 * (self.encoder.layers + 1) * self.encoder.d_model
+
+    @property
     def longest_sequence(self) -> int:
         """Tokens of a full chunk with its prompt: no sequence is longer."""
         prompt = len(self.prompt.prefix_ids) + len(self.prompt.suffix_ids)
@@ -188,6 +213,7 @@ class SpeechLLMConfig:
             fields, "language_model", LanguageModelConfig, _MODEL_LIMITS
         )
         fields["lora"] = _lora(fields.get("lora", {}))
+        fields["prior"] = _prior(fields.get("prior", {}))
         fields["backbones"] = _backbones(fields.get("backbones", {}))
         for name in ("window_s", "min_window_s", "chunk_s", "min_chunk_s"):
             if name in fields:
@@ -326,6 +352,25 @@ def _lora(value: object) -> LoraConfig:
             raise bad("lora.targets", targets, "a list of names")
         fields["targets"] = tuple(targets)
     return LoraConfig(**fields)
+
+
+def _prior(value: object) -> PriorConfig:
+    if not isinstance(value, Mapping):
+        raise bad("prior", value, "an object")
+    check_names(PriorConfig, value, "prior")
+    fields: dict[str, Any] = dict(value)
+    for name in fields.keys() & {"centres", "width"}:
+        fields[name] = integer(fields[name], f"prior.{name}", _MAX_PRIOR[name], 0)
+    for name in fields.keys() & {"share", "sd"}:
+        fields[name] = number(fields[name], f"prior.{name}")
+    prior = PriorConfig(**fields)
+    if prior.centres and not prior.width:
+        raise bad("prior.width", prior.width, "at least 1")
+    if not 0 <= prior.share <= 1:
+        raise bad("prior.share", prior.share, "0 to 1")
+    if prior.sd <= 0:
+        raise bad("prior.sd", prior.sd, "above 0")
+    return prior
 
 
 def _backbones(value: object) -> dict[str, str]:

@@ -23,10 +23,8 @@ from asa_engine.graders.speech_llm.checkpoint import (
     write_checkpoint,
 )
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
-from asa_engine.nn.language_model import (
-    LanguageModel,
-    PrefixCache,
-)
+from asa_engine.graders.speech_llm.prior_model import Prior, sums_of
+from asa_engine.nn.language_model import LanguageModel, PrefixCache
 from asa_engine.nn.lora import LoraLinear, add_lora, lora_parameters
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
 
@@ -142,6 +140,7 @@ class SpeechLLM(nn.Module):
         aspects = len(config.aspects)
         regression = config.answer == "regression"
         self.head = nn.Linear(config.language_model.width, aspects) if regression else None
+        self.prior = Prior(config)
         lora = config.lora
         try:
             add_lora(
@@ -159,12 +158,12 @@ class SpeechLLM(nn.Module):
         return self.config.language_model.layers
 
     def tuned(self) -> dict[str, nn.Parameter]:
-        """Return what training changes, by name: projector, adapters, head."""
+        """Return what training makes, by name: projector, adapters, head, prior."""
         adapters = {f"language_model.{k}": v for k, v in lora_parameters(self.language_model)}
         ours = {
             name: parameter
             for name, parameter in self.named_parameters()
-            if name.startswith(("projector.", "head."))
+            if name.startswith(("projector.", "head.", "prior."))
         }
         return {**ours, **adapters}
 
@@ -256,7 +255,12 @@ class SpeechLLM(nn.Module):
         """Answer recordings of one chunk each; arguments as of `audio_tokens`, [B, K]."""
         prefix = self.prefix(0, self.layers)
         sequences = self.sequences(self.audio_tokens(layers, lengths, owner))
-        return self.answer(self.run(sequences, 0, self.layers, prefix))
+        answer = self.answer(self.run(sequences, 0, self.layers, prefix))
+        if not self.config.prior.centres:
+            return answer
+        windows = sums_of(layers, lengths).double()
+        sums = windows.new_zeros(len(answer), windows.shape[1]).index_add(0, owner, windows)
+        return self.prior.pool(answer, self.prior(sums))
 
     @torch.inference_mode()
     def assess_samples(self, samples: NDArray[np.float32]) -> Graded:
@@ -280,11 +284,17 @@ class SpeechLLM(nn.Module):
             mels.append(rest)
         if not mels:
             raise AudioError("the recording is too short to be scored")
-        tokens = torch.cat([self._window_tokens(mel) for mel in mels])
+        windows = [self.window(mel) for mel in mels]
         prefix = self.prefix(0, self.layers)
         answers = []
-        for sequence in self.sequences(self.chunks(tokens)):
-            answers.append(self.answer(self.run([sequence], 0, self.layers, prefix))[0])
+        chunks = self.chunks(torch.cat([tokens for tokens, _ in windows]))
+        for at, sequence in enumerate(self.sequences(chunks)):
+            answer = self.answer(self.run([sequence], 0, self.layers, prefix))
+            if config.prior.centres:
+                start = at * config.chunk_windows
+                some = [sums for _, sums in windows[start : start + config.chunk_windows]]
+                answer = self.prior.pool(answer, self.prior(torch.stack(some).sum(0)[None]))
+            answers.append(answer[0])
         answer = torch.stack(answers)
         chunks = self.scores(answer)
         low = chunks.new_tensor([a.scale_min for a in config.aspects])
@@ -294,11 +304,11 @@ class SpeechLLM(nn.Module):
             chunks.mean(0).clamp(low, high).numpy(), chunks.numpy(), labels.float().numpy()
         )
 
-    def _window_tokens(self, mel: NDArray[np.float32]) -> Tensor:
+    def window(self, mel: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Return the audio tokens [n, W] of a window [n_mels, T], and its sums, float64 [1 + M]."""
         layers = torch.stack(self.encoder(torch.from_numpy(mel)[None]), 1)
         lengths = frames_of(torch.tensor([mel.shape[1]]))
-        tokens: Tensor = self.projector(layers, lengths)[0]
-        return tokens
+        return self.projector(layers, lengths)[0], sums_of(layers, lengths)[0].double()
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, dtype=torch.long)

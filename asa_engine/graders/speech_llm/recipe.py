@@ -10,7 +10,14 @@ from typing import Self
 from asa_engine.errors import UsageError
 from asa_engine.recipes import build, find_data, read_recipe, section, value
 
-__all__ = ["OBJECTIVES", "FitRecipe", "ObjectiveRecipe", "ProjectorRecipe", "SpeechLLMRecipe"]
+__all__ = [
+    "OBJECTIVES",
+    "FitRecipe",
+    "ObjectiveRecipe",
+    "PriorRecipe",
+    "ProjectorRecipe",
+    "SpeechLLMRecipe",
+]
 
 OBJECTIVES = ("fair_average", "soft_cross_entropy", "cross_entropy", "regression")
 _TOP_LEVEL = (
@@ -22,6 +29,7 @@ _TOP_LEVEL = (
     "backbones",
     "prompt",
     "projector",
+    "prior",
     "adapter",
     "fit",
     "objective",
@@ -107,6 +115,27 @@ class ProjectorRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorRecipe:
+    """The acoustic prior: kernel ridge regression on sums of the encoder's layers.
+
+    Attributes:
+        share: Its weight in the pool with the language model's answer; 0 leaves it out.
+        width: Principal directions kept.
+        folds: Speaker-disjoint folds of the train side for the choice of the rest.
+        gammas: Candidates for the kernel's inverse squared width.
+        ridges: Candidates for the ridge.
+        durations: Candidates for the weight of the log duration.
+    """
+
+    share: float = 0.0
+    width: int = 256
+    folds: int = 5
+    gammas: tuple[float, ...] = (0.3, 0.4, 0.6)
+    ridges: tuple[float, ...] = (0.2, 0.4, 0.8)
+    durations: tuple[float, ...] = (0.1, 0.3)
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRecipe:
     """The language model's adapters.
 
@@ -172,6 +201,7 @@ class SpeechLLMRecipe:
         backbones: What stays as it is.
         prompt: What stands around the audio.
         projector: The projector and its warm start.
+        prior: The acoustic prior.
         adapter: The language model's adapters.
         fit: The schedule, the same for all.
         objectives: In the order of the report.
@@ -187,6 +217,7 @@ class SpeechLLMRecipe:
     backbones: BackboneRecipe
     prompt: PromptRecipe
     projector: ProjectorRecipe
+    prior: PriorRecipe
     adapter: AdapterRecipe
     fit: FitRecipe
     objectives: tuple[ObjectiveRecipe, ...]
@@ -217,6 +248,7 @@ class SpeechLLMRecipe:
             ),
             prompt=build(PromptRecipe, section(table, "prompt", where), f"{where} [prompt]"),
             projector=build(ProjectorRecipe, table.get("projector", {}), f"{where} [projector]"),
+            prior=build(PriorRecipe, table.get("prior", {}), f"{where} [prior]"),
             adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
             fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
             objectives=tuple(
@@ -263,15 +295,18 @@ class SpeechLLMRecipe:
             raise UsageError(f"{where} [prompt]: each of two or more labels needs a score")
         if any(b <= a for a, b in itertools.pairwise(scores)):
             raise UsageError(f"{where} [prompt]: label_scores must ascend")
-        counts = (self.fit.epochs, self.fit.batch_size, self.projector.epochs)
+        counts = (self.fit.epochs, self.fit.batch_size, self.projector.epochs, self.prior.width)
         if min(*counts, self.projector.batch_size, self.projector.stack) < 1:
-            raise UsageError(f"{where}: epochs, batch_size and stack must be at least 1")
+            raise UsageError(f"{where}: epochs, batch_size, stack and width must be at least 1")
+        if self.prior.folds < 2:
+            raise UsageError(f"{where} [prior]: folds must be at least 2")
         if not 1 <= self.threads <= 1024:
             raise UsageError(f"{where}: threads must be 1 to 1024")
         for name, share in (
             ("[fit]: warmup", self.fit.warmup),
             ("[fit]: dropout", self.fit.dropout),
             ("[projector]: dropout", self.projector.dropout),
+            ("[prior]: share", self.prior.share),
         ):
             if share >= 1:
                 raise UsageError(f"{where} {name} must be below 1")

@@ -101,10 +101,10 @@ class SpeechLLMRun:
             self._open = self._stages.start()
             self._open_windows = self._open_tokens = 0
         with self._clock.scope("encoder", frames=mel.shape[1]):
-            tokens = self._stages.tokens(mel)
+            window = self._stages.window(mel)
         with self._clock.scope("backbone"):
-            self._open.extend(tokens)
-        self._open_tokens += len(tokens)
+            self._open.extend(window)
+        self._open_tokens += len(window.tokens)
         self._open_windows += 1
         self._windows += 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,34 +17,46 @@ from numpy.typing import NDArray
 from asa_engine.backends.onnxruntime import session
 from asa_engine.backends.safetensors import Tensors
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.prior import KernelPrior, pool_answer
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.decoder import Decoder, Sequence
 
 if TYPE_CHECKING:
-    import torch
-
     from asa_engine.graders.speech_llm.model import SpeechLLM
 
-__all__ = ["Judging", "SpeechLLMStages", "Stages", "TorchStages"]
+__all__ = ["Judging", "SpeechLLMStages", "Stages", "TorchStages", "Window"]
 
 _ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+
+
+class Window(NamedTuple):
+    """What a window leaves behind.
+
+    Attributes:
+        tokens: Audio tokens, float32 [n, W].
+        sums: Count of frames, sums of every layer's h, then of h^2, float64 [1 + M]; None where
+            there is no prior.
+    """
+
+    tokens: NDArray[np.float32]
+    sums: NDArray[np.float64] | None
 
 
 class Judging(Protocol):
     """One chunk of audio in front of the language model."""
 
-    def extend(self, tokens: NDArray[np.float32]) -> None:
-        """Take further audio tokens, float32 [n, W]."""
+    def extend(self, window: Window) -> None:
+        """Take a further window."""
 
     def answer(self) -> NDArray[np.float64]:
-        """Return the label tokens' logits, or a regression's outputs, [K], for what is here."""
+        """Return the labels' logits, or a regression's outputs, [K], for what is here."""
 
 
 class Stages(Protocol):
     """Everything that scores, loaded and ready; used by any number of threads."""
 
-    def tokens(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the audio tokens [n, W] of one window [n_mels, T]."""
+    def window(self, mel: NDArray[np.float32]) -> Window:
+        """Encode one window [n_mels, T]."""
 
     def start(self) -> Judging:
         """Begin a chunk."""
@@ -67,7 +79,7 @@ class SpeechLLMStages:
         decoder: The language model.
         head: Tensors `layer_weights` [layers + 1]; `prefix`, keys and values of the prompt's
             beginning [2, layers, heads, P, head_width]; `suffix` [S, W]; `answer.weight` [K, W];
-            `answer.bias` [K].
+            `answer.bias` [K]; `prior.*`, those of `prior_shapes`.
         precision: `fp32`, `int8` or `int4`.
         threads: Threads that one call may use.
 
@@ -98,6 +110,10 @@ class SpeechLLMStages:
         self._suffix = tensors.read("suffix", (len(prompt.suffix_ids), width))
         self._weight = tensors.read("answer.weight", (answers, width)).astype(np.float64)
         self._bias = tensors.read("answer.bias", (answers,)).astype(np.float64)
+        self.config = config
+        self.prior: KernelPrior | None = None
+        if config.prior.centres:
+            self.prior = KernelPrior(config, lambda name, s: tensors.read(f"prior.{name}", s))
         self._encoder = Encoder(
             config.encoder,
             Tensors(encoder).read,
@@ -127,11 +143,15 @@ class SpeechLLMStages:
             threads=threads,
         )
 
-    def tokens(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode a window and project its frames."""
-        (frames,) = self._encoder.encode([mel], self._layer_weights)
-        found: NDArray[np.float32] = self._projector.run(["tokens"], {"frames": frames})[0]
-        return found
+        sums = None
+        if self.prior is None:
+            (frames,) = self._encoder.encode([mel], self._layer_weights)
+        else:
+            ((frames, moments),) = self._encoder.encode_with_moments([mel], self._layer_weights)
+            sums = np.concatenate(([len(frames)], moments.ravel().astype(np.float64)))
+        return Window(self._projector.run(["tokens"], {"frames": frames})[0], sums)
 
     def start(self) -> Judging:
         """Begin a chunk behind the prompt's beginning."""
@@ -158,17 +178,23 @@ class _Chunk:
     def __init__(self, stages: SpeechLLMStages, sequence: Sequence) -> None:
         self._stages = stages
         self._sequence = sequence
+        self._sums: NDArray[np.float64] | None = None
 
-    def extend(self, tokens: NDArray[np.float32]) -> None:
-        """Prefill audio tokens."""
-        self._sequence.extend(tokens)
+    def extend(self, window: Window) -> None:
+        """Prefill a window's audio tokens and add its sums."""
+        self._sequence.extend(window.tokens)
+        if window.sums is not None:
+            self._sums = window.sums if self._sums is None else self._sums + window.sums
 
     def answer(self) -> NDArray[np.float64]:
         """Run the prompt's end, read the answer, and forget the prompt's end again."""
         length = self._sequence.length
         hidden = self._sequence.extend(self._stages.suffix)[-1]
         self._sequence.rewind(length)
-        return self._stages.read(hidden)
+        answer = self._stages.read(hidden)
+        if self._stages.prior is None or self._sums is None:
+            return answer
+        return pool_answer(self._stages.config, answer, self._stages.prior.score(self._sums))
 
 
 class TorchStages:
@@ -177,15 +203,13 @@ class TorchStages:
     def __init__(self, grader: SpeechLLM) -> None:
         self.grader = grader
 
-    def tokens(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode a window and project its frames."""
         import torch
 
         with torch.inference_mode():
-            layers = torch.stack(self.grader.encoder(torch.from_numpy(mel)[None]), 1)
-            lengths = torch.tensor([layers.shape[2]])
-            found: NDArray[np.float32] = self.grader.projector(layers, lengths)[0].numpy()
-        return found
+            tokens, sums = self.grader.window(mel)
+        return Window(tokens.numpy(), sums.numpy())
 
     def start(self) -> Judging:
         """Begin a chunk."""
@@ -199,13 +223,11 @@ class TorchStages:
 class _TorchChunk:
     def __init__(self, grader: SpeechLLM) -> None:
         self._grader = grader
-        self._parts: list[torch.Tensor] = []
+        self._windows: list[Window] = []
 
-    def extend(self, tokens: NDArray[np.float32]) -> None:
-        """Keep audio tokens."""
-        import torch
-
-        self._parts.append(torch.from_numpy(tokens))
+    def extend(self, window: Window) -> None:
+        """Keep a window."""
+        self._windows.append(window)
 
     def answer(self) -> NDArray[np.float64]:
         """Run the whole sequence."""
@@ -213,8 +235,12 @@ class _TorchChunk:
 
         grader = self._grader
         with torch.inference_mode():
-            sequences = grader.sequences([torch.cat(self._parts)])
+            tokens = np.concatenate([window.tokens for window in self._windows])
+            sequences = grader.sequences([torch.from_numpy(tokens)])
             prefix = grader.prefix(0, grader.layers)
-            hidden = grader.run(sequences, 0, grader.layers, prefix)
-            found: NDArray[np.float64] = grader.answer(hidden)[0].double().numpy()
+            answer = grader.answer(grader.run(sequences, 0, grader.layers, prefix))
+            if grader.config.prior.centres:
+                sums = torch.from_numpy(np.sum([window.sums for window in self._windows], axis=0))
+                answer = grader.prior.pool(answer, grader.prior(sums[None]))
+            found: NDArray[np.float64] = answer[0].double().numpy()
         return found
