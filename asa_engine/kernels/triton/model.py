@@ -35,7 +35,7 @@ from asa_engine.kernels.triton.tiles import (
 )
 from asa_engine.kernels.triton.weights import DTYPES, Product, Weights
 
-__all__ = ["TritonModel", "buffer_shapes"]
+__all__ = ["TritonModel", "buffer_bytes", "buffer_shapes"]
 
 GROUP = 8
 MEL_TILE = {"BM": 32, "BF": 64, "BK": 16}
@@ -104,6 +104,12 @@ def buffer_shapes(
         "prior": ((windows, shape.levels), full),
         "tables": ((sum(tables.values()),), torch.int32),
     }
+
+
+def buffer_bytes(shape: GraderShape, precision: str, limits: Limits) -> int:
+    """Return the bytes of all of them."""
+    sizes = buffer_shapes(shape, precision, limits).values()
+    return sum(math.prod(size) * dtype.itemsize for size, dtype in sizes)
 
 
 def _table_sizes(shape: GraderShape, precision: str, bucket: Bucket) -> dict[str, int]:
