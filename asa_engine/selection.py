@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from asa_engine.backends import BACKENDS, UNSUPPORTED, backend_class
+from asa_engine.backends import BACKENDS, backend_class
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError, BundleError, UsageError
 from asa_engine.files import read_json
@@ -108,14 +108,12 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice
         UsageError: An unknown backend or precision is named.
         BackendError: What is named cannot run here, or nothing can.
     """
-    if backend not in (AUTO, *BACKENDS, *UNSUPPORTED):
+    if backend not in (AUTO, *BACKENDS):
         names = ", ".join((AUTO, *BACKENDS))
         raise UsageError(f"unknown backend {backend!r}", mend=f"choose from {names}")
     if precision not in (AUTO, *PRECISIONS):
         names = ", ".join((AUTO, *PRECISIONS))
         raise UsageError(f"unknown precision {precision!r}", mend=f"choose from {names}")
-    if backend in UNSUPPORTED:
-        backend_class(backend)
     if backend == "fake":
         return Choice(backend, "fp32" if precision == AUTO else precision, "asked for")
     order = list(bundle.auto)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib
 
-from asa_engine.backends.base import Availability, Backend, Encoded, HeadOutput, Runtime
+from asa_engine.backends.base import (
+    Availability,
+    Backend,
+    DeviceBackend,
+    Encoded,
+    HeadOutput,
+    Runtime,
+)
 from asa_engine.errors import BackendError
 
 __all__ = [
     "BACKENDS",
-    "UNSUPPORTED",
     "Availability",
     "Backend",
+    "DeviceBackend",
     "Encoded",
     "HeadOutput",
     "Runtime",
@@ -21,14 +28,13 @@ __all__ = [
 BACKENDS = {
     "native": "asa_engine.backends.native:NativeBackend",
     "onnxruntime": "asa_engine.backends.onnxruntime:OnnxRuntimeBackend",
+    "onnxruntime-cuda": "asa_engine.backends.onnxruntime_gpu:OnnxRuntimeCudaBackend",
+    "onnxruntime-tensorrt": "asa_engine.backends.onnxruntime_gpu:OnnxRuntimeTensorRTBackend",
+    "tensorrt": "asa_engine.backends.tensorrt:TensorRTBackend",
+    "cuda": "asa_engine.backends.cuda:CudaBackend",
     "ctranslate2": "asa_engine.backends.ctranslate2:CTranslate2Runtime",
     "torch": "asa_engine.backends.torch:TorchBackend",
     "fake": "asa_engine.backends.fake:FakeBackend",
-}
-
-# Named by the command line's contract, with the reason why this version cannot run them.
-UNSUPPORTED = {
-    "tensorrt": "this version exports no TensorRT engines",
 }
 
 
@@ -38,11 +44,6 @@ def backend_class(name: str) -> type[Runtime]:
     Raises:
         BackendError: There is no such backend.
     """
-    if name in UNSUPPORTED:
-        raise BackendError(
-            f"the {name} backend cannot be used: {UNSUPPORTED[name]}",
-            mend=f"choose from {', '.join(BACKENDS)}",
-        )
     if name not in BACKENDS:
         raise BackendError(
             f"there is no backend {name!r}", mend=f"choose from {', '.join(BACKENDS)}"

@@ -3,12 +3,14 @@
 A `Runtime` is a library that runs models: whether it is here, and its versions. A `Backend` is one
 that runs the acoustic grader: the encoder on one window, the head on pooled statistics. It knows
 nothing of audio, windows or streams: the engine feeds it the log-mel of one window at a time and
-sums the statistics; so one audio has one score for every chunking.
+sums the statistics; so one audio has one score for every chunking. A `DeviceBackend` computes the
+scores together with the window, because its device is far from the host.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -16,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.bundle import Bundle
+from asa_engine.kernels.device import Outputs
 
-__all__ = ["Availability", "Backend", "Encoded", "HeadOutput", "Runtime"]
+__all__ = ["Availability", "Backend", "DeviceBackend", "Encoded", "HeadOutput", "Runtime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +39,6 @@ class Availability:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """One encoded window.
-
-    Attributes:
-        stats: Pooling statistics, additive over windows, float32 [K].
-        frames: Encoder frames, float32 [T, D], 50 a second; `None` unless asked for.
-    """
-
-    stats: NDArray[np.float32]
-    frames: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class HeadOutput:
     """What the head computes from the statistics of a whole recording.
 
@@ -59,6 +49,22 @@ class HeadOutput:
 
     scores: NDArray[np.float32]
     prior: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One encoded window.
+
+    Attributes:
+        stats: Pooling statistics, additive over windows, float32 [K].
+        frames: Encoder frames, float32 [T, D], 50 a second; `None` unless asked for.
+        output: Scores and prior of the recording up to this window, where the backend computed
+            them with it.
+    """
+
+    stats: NDArray[np.float32]
+    frames: NDArray[np.float32] | None = None
+    output: HeadOutput | None = None
 
 
 class Runtime(ABC):
@@ -113,3 +119,45 @@ class Backend(Runtime):
     def versions(self) -> dict[str, str]:
         """Return the libraries the scores depend on and their versions."""
         return self.availability().versions
+
+
+class DeviceBackend(Backend):
+    """A backend on a device of its own: encoder, prior and head in one go, for many windows."""
+
+    @abstractmethod
+    def encode_many(
+        self,
+        mels: Sequence[NDArray[np.float32]],
+        sums: NDArray[np.float64] | None = None,
+        *,
+        frames: bool = False,
+    ) -> Outputs:
+        """Encode windows and score each recording up to its window.
+
+        Args:
+            mels: Normalised log-mels, float32 [n_mels, T], of any lengths, each of one recording.
+            sums: Statistics of each recording's earlier windows, float64 [windows, K]; `None` for
+                none.
+            frames: Whether to return the encoder frames too.
+
+        Raises:
+            BackendError: The device failed.
+        """
+
+    def encode(self, mel: NDArray[np.float32], *, frames: bool = False) -> Encoded:
+        """Encode the first window of a recording."""
+        return self.encode_next(mel, None, frames=frames)
+
+    def encode_next(
+        self, mel: NDArray[np.float32], sums: NDArray[np.float64] | None, *, frames: bool = False
+    ) -> Encoded:
+        """Encode one window; score the recording up to it.
+
+        Args:
+            mel: Normalised log-mel of the window, float32 [n_mels, T].
+            sums: Statistics of the recording's earlier windows, float64 [K]; `None` for none.
+            frames: Whether to return the encoder frames too.
+        """
+        found = self.encode_many([mel], None if sums is None else sums[np.newaxis], frames=frames)
+        output = HeadOutput(found.scores[0], found.prior[0])
+        return Encoded(found.stats[0], found.frames[0] if found.frames else None, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -31,11 +32,10 @@ class OnnxRuntimeBackend(Backend):
     @classmethod
     def availability(cls) -> Availability:
         """Usable where the onnxruntime package is installed."""
-        try:
-            version = metadata.version("onnxruntime")
-        except metadata.PackageNotFoundError:
-            return Availability(False, "the package onnxruntime is not installed")
-        return Availability(True, "CPU provider", {"onnxruntime": version})
+        for package in ("onnxruntime", "onnxruntime-gpu"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                return Availability(True, "CPU provider", {package: metadata.version(package)})
+        return Availability(False, "the package onnxruntime is not installed")
 
     @classmethod
     def open(cls, bundle: Bundle, *, precision: str, threads: int) -> Self:

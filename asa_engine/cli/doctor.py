@@ -32,8 +32,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"asa-engine {findings['engine_version']}, Python {machine['python']}")
     print(f"{machine['platform']}, {machine['cores']} core(s) usable")
     print(f"kernels: {findings['kernels']}")
+    print(f"gpu: {findings['gpu']}")
     for name, found in findings["backends"].items():
-        print(f"backend {name:<12} {'ok ' if found['usable'] else 'no '} {found['reason']}")
+        print(f"backend {name:<20} {'ok ' if found['usable'] else 'no '} {found['reason']}")
     print(f"bundle: {findings['bundle']}")
     print(f"auto: {findings['choice']}")
     if "threads" in findings:
@@ -63,6 +64,7 @@ def examine(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
             "cores": len(os.sched_getaffinity(0)),
         },
         "kernels": _kernels(),
+        "gpu": _gpu(),
         "backends": backends,
     }
     try:
@@ -80,6 +82,22 @@ def examine(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         findings["choice"] = f"nothing can run: {error}"
         return findings, error.exit_code
     return findings, 0
+
+
+def _gpu() -> str:
+    from asa_engine.backends.gpu import CudaDriver, Gpu
+
+    try:
+        gpu = Gpu(CudaDriver.open())
+    except AsaError as error:
+        return f"none: {error}"
+    machine = gpu.machine()
+    gpu.close()
+    return (
+        f"{machine.name}, compute capability {'{}.{}'.format(*machine.compute_capability)}, "
+        f"{machine.free_bytes // 2**20} of {machine.total_bytes // 2**20} MiB free, "
+        f"driver for {machine.driver}"
+    )
 
 
 def _kernels() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asa_engine.backends import BACKENDS, UNSUPPORTED
+from asa_engine.backends import BACKENDS
 from asa_engine.selection import AUTO, PRECISIONS
 
 __all__ = ["add_command", "add_engine_options", "add_json_option", "positive_float", "positive_int"]
@@ -40,7 +40,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, bundle: bool = True) 
     group.add_argument(
         "--backend",
         default=AUTO,
-        choices=[AUTO, *BACKENDS, *UNSUPPORTED],
+        choices=[AUTO, *BACKENDS],
         help="what runs the grader (default: auto, the fastest that holds the scores)",
     )
     group.add_argument(

@@ -42,7 +42,8 @@ _TYPES: Final[Mapping[str, int]] = {
 }
 TYPED: Final = (*_TYPES, "int8")
 """Precisions that a typed graph can have."""
-_OUT_OF_INT8: Final = (".fc2",)
+_OUT_OF_INT8: Final = (".fc2", ".conv1", ".conv2")
+"""Layers whose inputs have ranges too wide for one scale: they would double the drift."""
 _BETWEEN_INT8: Final = "fp16"
 """What attention, and layers that stay out of int8, run at in the int8 graph."""
 

@@ -226,8 +226,9 @@ def test_the_plan_says_what_cannot_be_made() -> None:
         ("native", "bf16"),
         ("native", "int8"),
     )
-    with pytest.raises(UsageError, match="tensorrt"):
-        plan(["tensorrt"], [])
+    assert plan(["tensorrt"], ["fp16"]) == (("tensorrt", "fp16"),)
+    with pytest.raises(UsageError, match="ctranslate2"):
+        plan(["ctranslate2"], [])
     with pytest.raises(UsageError, match="bf16"):
         plan(["onnx"], ["bf16"])
 

@@ -195,16 +195,6 @@ def test_a_backend_the_bundle_lacks_is_exit_4(
     assert "it has onnxruntime/fp32" in _one_line(err)
 
 
-@pytest.mark.parametrize("backend", ["tensorrt"])
-def test_backends_of_other_versions_are_exit_4(
-    capsys: pytest.CaptureFixture[str], fake_bundle: Path, answer: Path, backend: str
-) -> None:
-    args = ("--bundle", fake_bundle, "--backend", backend)
-    code, _, err = _run(capsys, "assess", answer, *args)
-    assert code == 4
-    assert f"the {backend} backend cannot be used" in _one_line(err)
-
-
 @pytest.mark.parametrize(
     ("line", "said"),
     [

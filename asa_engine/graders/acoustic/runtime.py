@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade, Prior
-from asa_engine.backends import Backend, HeadOutput, backend_class
+from asa_engine.backends import Backend, DeviceBackend, HeadOutput, backend_class
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
 from asa_engine.features.log_mel import WindowedLogMel
@@ -67,6 +67,7 @@ class AcousticRun:
         self._stats: NDArray[np.float64] | None = None
         self._samples = 0
         self._encoded_samples = 0
+        self._output: HeadOutput | None = None
         self._provisional: Grade | None = None
         self.frames: list[NDArray[np.float32]] = []
 
@@ -97,17 +98,21 @@ class AcousticRun:
 
     def _encode(self, mel: NDArray[np.float32]) -> None:
         with self._clock.scope("encoder", frames=mel.shape[1]):
-            encoded = self._backend.encode(mel, frames=self._keep_frames)
+            if isinstance(self._backend, DeviceBackend):
+                encoded = self._backend.encode_next(mel, self._stats, frames=self._keep_frames)
+            else:
+                encoded = self._backend.encode(mel, frames=self._keep_frames)
         if encoded.frames is not None:
             self.frames.append(encoded.frames)
         # float64 sums: the order of windows is fixed, and hours of them lose nothing.
         stats = encoded.stats.astype(np.float64)
         self._stats = stats if self._stats is None else self._stats + stats
+        self._output = encoded.output
         self._provisional = None
 
     def _grade(self, stats: NDArray[np.float64], samples: int) -> Grade:
         with self._clock.scope("head"):
-            output = self._backend.head(stats.astype(np.float32))
+            output = self._output or self._backend.head(stats.astype(np.float32))
         return _grade_from(output, self._config, samples / SAMPLE_RATE_HZ)
 
 

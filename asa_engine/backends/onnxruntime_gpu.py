@@ -1,0 +1,300 @@
+"""ONNX Runtime on an NVIDIA GPU: its CUDA provider, and its TensorRT provider.
+
+Both run the typed graphs of `asa_export.typed`. Inputs and outputs are bound to memory of the
+device that is made once for each shape, work of a shape that comes again is launched as one CUDA
+graph, and ONNX Runtime's own fall back to the CPU counts as a failure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.backends.base import Availability, DeviceBackend, HeadOutput
+from asa_engine.backends.engines import EngineCache, Profile, cache_folder
+from asa_engine.backends.gpu import CudaDriver, Gpu, cuda_text
+from asa_engine.backends.onnxruntime import session
+from asa_engine.bundle import WEIGHTS_NAME, Bundle
+from asa_engine.errors import BackendError
+from asa_engine.kernels.device import Outputs
+
+__all__ = ["Bound", "OnnxRuntimeCudaBackend", "OnnxRuntimeTensorRTBackend", "gpu_session"]
+
+_PACKAGE: Final = "onnxruntime-gpu"
+_INSTALL: Final = (
+    "pip uninstall onnxruntime && pip install 'asa-engine[gpu]': the two packages share one folder"
+)
+_SPARE_BYTES: Final = 512 * 2**20
+"""Room for CUDA's context, workspaces and a batch, beside the weights."""
+_SHAPES_KEPT: Final = 16
+_UNRECORDED: Final = -1
+_SCORED: Final = ("stats", "scores", "prior")
+
+Options = dict[str, str]
+
+
+class OnnxRuntimeCudaBackend(DeviceBackend):
+    """The CUDA provider.
+
+    Args:
+        graph: The session.
+        head: The head's session, on the CPU.
+        precision: The graph's.
+        device: Where inputs and outputs live: "cuda", or "cpu" in a test.
+        full: Mel frames of a full window: the length that comes again.
+    """
+
+    name = "onnxruntime-cuda"
+    provider: ClassVar[str] = "CUDAExecutionProvider"
+
+    def __init__(self, graph: Any, head: Any, *, precision: str, device: str, full: int) -> None:
+        self.precision = precision
+        self.threads = 1
+        self._graph = graph
+        self._head = head
+        self._device = device
+        self._full = full
+        self._bound: dict[tuple[int, ...], Bound] = {}
+
+    @classmethod
+    def availability(cls) -> Availability:
+        """Usable with onnxruntime-gpu, a driver for its CUDA, and a GPU."""
+        try:
+            version = _check(cls.provider)
+            driver = CudaDriver.open()
+            driver.require(_cuda_major(), _PACKAGE)
+            gpu = Gpu(driver)
+        except BackendError as error:
+            return Availability(False, str(error))
+        machine = gpu.machine()
+        gpu.close()
+        return Availability(
+            True,
+            f"{machine.name}, {machine.free_bytes // 2**20} MiB free, {machine.driver}",
+            {_PACKAGE: version, "cuda_driver": cuda_text(driver.version)},
+        )
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, precision: str, threads: int) -> Self:
+        """Check GPU and memory, then create the session."""
+        from asa_engine.backends.tensorrt import profile_of
+
+        path = bundle.file("grader", cls.name, precision)
+        _check(cls.provider)
+        driver = CudaDriver.open()
+        driver.require(_cuda_major(), _PACKAGE)
+        gpu = Gpu(driver)
+        gpu.need((bundle.path / WEIGHTS_NAME).stat().st_size + _SPARE_BYTES, "the model")
+        gpu.close()
+        profile = profile_of(bundle)
+        graph = gpu_session(path, cls.provider, cls._options(precision, profile))
+        head = session(bundle.file("head", cls.name, precision), 1)
+        return cls(graph, head, precision=precision, device="cuda", full=profile.mel_frames)
+
+    @classmethod
+    def _options(cls, precision: str, profile: Profile) -> Options:
+        return {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"}
+
+    def encode_many(
+        self,
+        mels: Sequence[NDArray[np.float32]],
+        sums: NDArray[np.float64] | None = None,
+        *,
+        frames: bool = False,
+    ) -> Outputs:
+        """Run windows of one length together; lengths take turns."""
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        for row, mel in enumerate(mels):
+            by_length[mel.shape[1]].append(row)
+        scored: dict[str, list[NDArray[np.float32]]] = {name: [] for name in _SCORED}
+        kept: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(mels)
+        order: list[int] = []
+        for rows in by_length.values():
+            bound = self._bind(np.stack([mels[row] for row in rows]).shape)
+            found = bound.run(
+                np.stack([mels[row] for row in rows]), None if sums is None else sums[rows]
+            )
+            for name, parts in scored.items():
+                parts.append(found[name].numpy())
+            if frames:
+                for row, value in zip(rows, found["frames"].numpy(), strict=True):
+                    kept[row] = value.copy()
+            order += rows
+        back = np.argsort(order)
+        stats, scores, prior = (np.concatenate(scored[name])[back] for name in _SCORED)
+        return Outputs(stats, scores, prior, kept if frames else None)
+
+    def head(self, stats: NDArray[np.float32]) -> HeadOutput:
+        """Score statistics that are on the host; on the CPU, for they are few."""
+        scores, prior = self._head.run(["scores", "prior"], {"stats": stats[np.newaxis]})
+        return HeadOutput(scores[0], prior[0])
+
+    def _bind(self, shape: tuple[int, ...]) -> Bound:
+        """Return the buffers of a shape; only full windows are worth a recorded graph."""
+        if shape not in self._bound:
+            if len(self._bound) >= _SHAPES_KEPT:
+                self._bound.pop(next(iter(self._bound)))
+            recorded = shape[2] == self._full
+            number = shape[0] if recorded else _UNRECORDED
+            self._bound[shape] = Bound(self._graph, shape, self._device, number)
+        return self._bound[shape]
+
+
+class OnnxRuntimeTensorRTBackend(OnnxRuntimeCudaBackend):
+    """The TensorRT provider: engines built by ONNX Runtime, kept in the cache of engines."""
+
+    name = "onnxruntime-tensorrt"
+    provider = "TensorrtExecutionProvider"
+
+    @classmethod
+    def _options(cls, precision: str, profile: Profile) -> Options:
+        folder = cache_folder() / "onnxruntime"
+        EngineCache(folder)
+        ranges = profile.ranges()
+        shapes = {
+            place: ",".join(
+                f"{name}:" + "x".join(map(str, of_profile[name][index])) for name in ranges[0]
+            )
+            for index, (place, of_profile) in enumerate(
+                (("min", ranges[0]), ("opt", ranges[0]), ("max", ranges[-1]))
+            )
+        }
+        options = {
+            "device_id": "0",
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(folder),
+            "trt_cuda_graph_enable": "1",
+            # Otherwise a LayerNorm of float32 may run at half precision.
+            "trt_layer_norm_fp32_fallback": "1",
+            **{f"trt_profile_{place}_shapes": shape for place, shape in shapes.items()},
+        }
+        for kind in {"int8": ("int8", "fp16"), "fp32": ()}.get(precision, (precision,)):
+            options[f"trt_{kind}_enable"] = "1"
+        return options
+
+
+class Bound:
+    """One shape's inputs and outputs, bound to memory of the device for good.
+
+    Args:
+        graph: The session.
+        shape: Of the log-mels, [windows, n_mels, T].
+        device: "cuda", or "cpu" in a test.
+        recording: Number under which the work is recorded; -1 to run it call by call.
+    """
+
+    def __init__(self, graph: Any, shape: tuple[int, ...], device: str, recording: int) -> None:
+        import onnxruntime as ort
+
+        self._graph = graph
+        self._binding = graph.io_binding()
+        shapes = {item.name: item.shape for item in graph.get_inputs()}
+        self._sums_shape = (shape[0], shapes["sums"][1])
+        self._inputs = {
+            "mel": self._make(shape, device),
+            "sums": self._make(self._sums_shape, device),
+        }
+        sizes = {item.name: item.shape for item in graph.get_outputs()}
+        self._outputs = {
+            name: self._make((shape[0], sizes[name][1]), device)
+            for name in ("stats", "scores", "prior")
+        }
+        frames = (shape[0], -(-shape[2] // 2), sizes["frames"][2])
+        self._outputs["frames"] = self._make(frames, device)
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(recording))
+
+    def run(self, mels: NDArray[np.float32], sums: NDArray[np.float64] | None) -> dict[str, Any]:
+        """Run once; return the outputs, which are overwritten by the next run.
+
+        Raises:
+            BackendError: The device failed.
+        """
+        before = np.zeros(self._sums_shape, np.float32) if sums is None else sums
+        self._inputs["mel"].update_inplace(np.ascontiguousarray(mels, np.float32))
+        self._inputs["sums"].update_inplace(np.ascontiguousarray(before, np.float32))
+        try:
+            self._graph.run_with_iobinding(self._binding, self._options)
+        except Exception as failure:  # onnxruntime raises its own, unrelated exception types
+            raise BackendError(
+                f"onnxruntime failed on the GPU: {failure}",
+                mend="run 'asa-engine doctor'; another process may have taken the memory",
+            ) from None
+        return self._outputs
+
+    @staticmethod
+    def _make(shape: tuple[int, ...], device: str) -> Any:
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+
+
+def gpu_session(path: Path, provider: str, options: Options) -> Any:
+    """Create a session on a GPU's provider.
+
+    Raises:
+        BackendError: The provider is not in this package, or cannot be loaded, or refuses.
+    """
+    _check(provider)
+    import onnxruntime as ort
+
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are installed
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    providers = [(provider, options), "CPUExecutionProvider"]
+    if provider == OnnxRuntimeTensorRTBackend.provider:
+        providers.insert(1, ("CUDAExecutionProvider", {"device_id": options["device_id"]}))
+    try:
+        graph = ort.InferenceSession(str(path), settings, providers=providers)
+    except Exception as failure:  # onnxruntime raises its own, unrelated exception types
+        raise BackendError(
+            f"onnxruntime cannot load {path.name} on the GPU: {failure}",
+            mend="run 'asa-engine doctor'",
+        ) from None
+    if graph.get_providers()[0] != provider:
+        raise BackendError(
+            f"onnxruntime could not load its {provider} and would have used the CPU",
+            mend=f"CUDA {_cuda_major()} and cuDNN 9 must be installed: "
+            "pip install 'asa-engine[gpu]'",
+        )
+    graph.disable_fallback()
+    return graph
+
+
+def _check(provider: str) -> str:
+    """Return the version of the package that has a GPU's provider."""
+    try:
+        version = metadata.version(_PACKAGE)
+    except metadata.PackageNotFoundError:
+        raise BackendError(f"{_PACKAGE} is not installed", mend=_INSTALL) from None
+    import onnxruntime as ort
+
+    if provider not in ort.get_available_providers():
+        raise BackendError(
+            f"the onnxruntime that is imported has no {provider}: the package for the CPU lies "
+            "over the one for GPUs",
+            mend="pip uninstall onnxruntime onnxruntime-gpu, then pip install 'asa-engine[gpu]'",
+        )
+    return version
+
+
+def _cuda_major() -> int:
+    """Return the major version of CUDA that the package was made for; 12 where it is not said."""
+    try:
+        from onnxruntime.capi import build_and_package_info as build
+    except ImportError:
+        return 12
+    return int(str(getattr(build, "cuda_version", "") or "12").split(".")[0])
