@@ -59,8 +59,10 @@ __all__ = ["train"]
 
 REPORT_NAME = "training.json"
 GRADIENT_NORM = 1.0
-EVALUATED_EVERY = 3
-"""Epochs from one look at the dev sessions to the next."""
+LOOKS = 2
+"""How often, evenly spread, a run's dev sessions are scored."""
+MOST_TIMES = 4
+"""So many more sessions cut short than whole ones a step may hold."""
 SAVE_EVERY_S = 120.0
 
 
@@ -106,7 +108,9 @@ class _Comparison:
         model_folder = backbone_source(recipe.backbones.language_model)
         self.encoder = load_whisper_encoder(backbone_source(recipe.backbones.encoder), 1500)
         self.language_model = load_language_model(model_folder)
-        self.config = _config(recipe, parts, self.encoder, self.language_model, model_folder)
+        tokenizer = load_tokenizer(model_folder)
+        self.names = build_prompt(tokenizer, "", "", recipe.prior.names).label_ids
+        self.config = _config(recipe, parts, self.encoder, self.language_model, tokenizer)
         torch.manual_seed(recipe.seed)
         start = self._grader(self.config)
         aspects = (recipe.data.score, *recipe.data.also)
@@ -156,9 +160,12 @@ class _Comparison:
         grader.prior.load_state_dict(
             {k: v for k, v in state.items() if "projector" not in k}, False
         )
+        ids = torch.tensor(self.names)
         head, wanted = grader.speech.head, torch.stack([s.whole.targets for s in self.train])
         assert head is not None
         with torch.no_grad():
+            rows = self.language_model.embed(ids).float()
+            grader.prior.projector.weight.copy_(rows.T)
             head.weight.zero_()
             head.bias.copy_(self._halves(wanted).mean(0))
 
@@ -168,20 +175,18 @@ class _Comparison:
         return (scores - (low + high) / 2) / ((high - low) / 2)
 
     def _fit(self, grader: SessionLLM, item: SessionRunRecipe) -> list[dict[str, Any]]:
-        """Train adapters, head and the prior's projector; return loss and dev figures."""
+        """Train adapters and head; return loss and dev figures of each look."""
         fit, seed = self.recipe.fit, self.recipe.seed
-        prior = ("prior.",) if item.prior == "none" else ("prior.norm", "prior.fc")
-        fixed = ("speech.projector.", *prior)
+        fixed = ("speech.projector.", "prior.")
         tuned = {k: v for k, v in grader.tuned().items() if not k.startswith(fixed)}
         for name, parameter in grader.tuned().items():
             parameter.requires_grad_(name in tuned)
         state = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
         names: dict[Tensor, str] = {value: name for name, value in tuned.items()}
-        peaks = {"speech.head.": fit.head_lr, "prior.": self.recipe.prior.projector_lr}
         optimizer = torch.optim.AdamW(
             {
                 "params": [parameter],
-                "peak": next((v for k, v in peaks.items() if name.startswith(k)), fit.lr),
+                "peak": fit.head_lr if name.startswith("speech.head.") else fit.lr,
                 "weight_decay": fit.weight_decay if parameter.ndim > 1 else 0.0,
             }
             for name, parameter in tuned.items()
@@ -191,20 +196,18 @@ class _Comparison:
         if (found := load_progress(folder, self.recipe.digest)) is not None:
             progress, path = found
             load_moments(load_modules(path, {"tuned": state}), optimizer, names)
-        batches = [(epoch, batch) for epoch in range(fit.epochs) for batch in self._epoch(epoch)]
         grader.speech.set_dropout(0.0, fit.dropout)
         saved = time.monotonic()
         with tqdm(
-            total=len(batches), initial=progress.step, desc=item.name, unit="", leave=False
+            total=fit.steps, initial=progress.step, desc=item.name, unit="", leave=False
         ) as bar:
-            while progress.step < len(batches):
-                epoch, batch = batches[progress.step]
-                rate = _rate(progress.step, len(batches), fit.warmup)
+            while progress.step < fit.steps:
+                rate = _rate(progress.step, fit.steps, fit.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["peak"]
                 torch.manual_seed(seed * 1_000_003 + progress.step)
                 grader.train()
-                loss = self._loss(grader, item, batch, progress.step)
+                loss = self._loss(grader, item, progress.step)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(tuned.values(), GRADIENT_NORM)
@@ -213,8 +216,7 @@ class _Comparison:
                 progress.losses["steps"] = progress.losses.get("steps", 0.0) + 1
                 progress.step += 1
                 bar.update()
-                ends = progress.step == len(batches) or batches[progress.step][0] != epoch
-                if ends and ((epoch + 1) % EVALUATED_EVERY == 0 or epoch + 1 == fit.epochs):
+                if progress.step % math.ceil(fit.steps / LOOKS) == 0 or progress.step == fit.steps:
                     self._look(grader, item, progress)
                     bar.set_postfix_str(f"dev PCC {progress.history[-1]['dev_pcc']}")
                 if time.monotonic() - saved > SAVE_EVERY_S:
@@ -222,33 +224,32 @@ class _Comparison:
                     saved = time.monotonic()
         return progress.history
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        """Return the batches of an epoch: random, but of sessions of like length."""
-        rng = np.random.default_rng((self.recipe.seed, epoch))
-        frames = [sum(item.count for item in speaker.heard.values()) for speaker in self.train]
-        size = self.recipe.fit.batch_size
-        order = rng.permutation(len(self.train)).tolist()
-        batches: list[list[int]] = []
-        for start in range(0, len(order), 4 * size):
-            pool = sorted(order[start : start + 4 * size], key=lambda index: frames[index])
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        return [batches[i] for i in rng.permutation(len(batches))]
+    def _draw(self, step: int) -> tuple[list[int], list[Example]]:
+        """Return the training sessions of a step, of like length, and whose they are."""
+        how, size = self.recipe.sessions, self.recipe.fit.batch_size
+        rng = np.random.default_rng((self.recipe.seed, step))
+        progress = step / self.recipe.fit.steps
+        whole = progress >= how.whole and step % 2 == 1
+        share = rng.uniform(how.least, max(how.least, progress))
+        missing = how.missing + (how.missing_last - how.missing) * progress
+        count = size if whole else round(min(MOST_TIMES, 1 / max(share, 1e-3)) * size)
+        count = min(count, len(self.train))
+        some = rng.permutation(len(self.train))[: 2 * count].tolist()
+        some.sort(key=lambda i: sum(h.count for h in self.train[i].heard.values()))
+        start = int(rng.integers(len(some) - count + 1))
+        index = some[start : start + count]
+        if whole:
+            return index, [self.train[i].whole for i in index]
+        return index, [shuffled(self.train[i], share, missing, rng) for i in index]
 
-    def _loss(
-        self, grader: SessionLLM, item: SessionRunRecipe, batch: Sequence[int], step: int
-    ) -> Tensor:
-        how, rng = self.recipe.sessions, np.random.default_rng((self.recipe.seed, 1, step))
-        real, share = rng.random() < how.real, rng.uniform(how.least, 1.0)
-        examples = [
-            self.train[i].whole if real else shuffled(self.train[i], share, how.missing, rng)
-            for i in batch
-        ]
+    def _loss(self, grader: SessionLLM, item: SessionRunRecipe, step: int) -> Tensor:
+        index, examples = self._draw(step)
         folds = self.recipe.prior.folds
         with torch.no_grad():
             logits = torch.stack(
                 [
                     self.priors[fold_of(i, folds)](example.mean[None])[0]
-                    for i, example in zip(batch, examples, strict=True)
+                    for i, example in zip(index, examples, strict=True)
                 ]
             )
         said = self._halves(self._said(grader, item, examples, logits))
@@ -374,9 +375,9 @@ def _config(
     parts: Sequence[str],
     encoder: Any,
     language_model: Any,
-    folder: str | Path,
+    tokenizer: Any,
 ) -> SessionConfig:
-    tokenizer, prompt, data = load_tokenizer(folder), recipe.prompt, recipe.data
+    prompt, data = recipe.prompt, recipe.data
     headings = {name: prompt.heading.replace("{part}", name) for name in parts}
     config = SessionConfig(
         speech=SpeechLLMConfig(

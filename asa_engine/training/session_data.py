@@ -111,7 +111,8 @@ def shuffled(speaker: Speaker, share: float, missing: float, rng: Generator) -> 
 
     Args:
         speaker: Whose.
-        share: Of each part's responses, and of each response's recordings, that it keeps.
+        share: Of each part's responses, and of each response's recordings, that it keeps, at
+            least one.
         missing: Probability that a part is left out; never all of them.
         rng: Chance.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asa_engine.graders.speech_llm.session import AcousticPrior
 from asa_engine.graders.speech_llm.session_config import SessionConfig
-from asa_engine.graders.speech_llm.session_recipe import PriorRecipe
+from asa_engine.graders.speech_llm.session_recipe import LevelPriorRecipe
 from asa_engine.objectives import soft_bins
 from asa_engine.training.session_data import Speaker
 
@@ -26,7 +26,7 @@ def fold_of(index: int, folds: int) -> int:
 
 def fit_prior(
     config: SessionConfig,
-    how: PriorRecipe,
+    how: LevelPriorRecipe,
     speakers: Sequence[Speaker],
     seed: int,
     fold: int | None = None,

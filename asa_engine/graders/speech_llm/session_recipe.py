@@ -10,12 +10,11 @@ from asa_engine.errors import UsageError
 from asa_engine.graders.speech_llm.recipe import (
     AdapterRecipe,
     BackboneRecipe,
-    FitRecipe,
     ProjectorRecipe,
 )
 from asa_engine.recipes import build, find_data, read_recipe, section, value
 
-__all__ = ["PRIORS", "SessionRecipe", "SessionRunRecipe"]
+__all__ = ["PRIORS", "LevelPriorRecipe", "SessionRecipe", "SessionRunRecipe"]
 
 PRIORS = ("first", "last", "none")
 _TOP_LEVEL = (
@@ -78,11 +77,14 @@ class SessionPromptRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class PriorRecipe:
+class LevelPriorRecipe:
     """The acoustic prior: a classifier of the mean frame, trained alone, then left as it is.
 
     Attributes:
         levels: Score of each of its classes.
+        names: One token each, whose embeddings become the levels': the prior's token is their
+            mean under its probabilities. They stay as they are, so that the language model's
+            layers without adapters need no gradients.
         width: Inner width.
         steps: Of its training; one holds a session of every training speaker.
         lr: Learning rate.
@@ -90,36 +92,62 @@ class PriorRecipe:
         dropout: Inside.
         folds: The language model learns from priors of speakers that their classifier did not
             see: it is trained once without each of so many groups of speakers, then with all.
-        projector_lr: Peak learning rate of the linear layer that makes it an embedding.
     """
 
     levels: tuple[float, ...]
+    names: tuple[str, ...]
     width: int = 128
     steps: int = 300
     lr: float = 1e-3
     weight_decay: float = 0.1
     dropout: float = 0.3
     folds: int = 5
-    projector_lr: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFitRecipe:
+    """The schedule: AdamW, a linear rise of the learning rate, then half a cosine down to zero.
+
+    Attributes:
+        steps: In all.
+        batch_size: Whole sessions a step; of sessions cut short, as many more as make up for it,
+            at most four times as many.
+        lr: Peak learning rate of the adapters.
+        head_lr: Peak learning rate of the regression.
+        weight_decay: On matrices only.
+        warmup: Share of all steps with a rising rate.
+        dropout: Inside the adapters.
+        bf16: Whether the language model computes in bfloat16 (adapters stay float32).
+    """
+
+    steps: int
+    batch_size: int = 4
+    lr: float = 4e-4
+    head_lr: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    dropout: float = 0.1
+    bf16: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class SessionsRecipe:
-    """How training sessions are made of a speaker's recordings.
+    """How training sessions are made of a speaker's recordings: short ones first, whole ones last.
 
     Attributes:
-        real: Share of steps on the sessions as they are; the others shuffle each speaker's
-            recordings over the parts.
         least: Smallest share of a part's responses, and of a response's recordings, that a
-            shuffled session keeps; the share of a step is drawn from here to 1.
-        missing: Probability that a part of a shuffled session is left out.
+            session keeps; a step's share is drawn from here to what grows to 1 at the end.
+        missing: Probability that a part is left out, at the first step.
+        missing_last: The same at the last step.
+        whole: From this share of the steps on, every other step is on the sessions as they are.
         max_responses: Most responses of a session that the grader takes.
         max_audio_s: Most audio that it takes, s.
     """
 
-    real: float = 0.4
-    least: float = 0.25
-    missing: float = 0.1
+    least: float = 0.1
+    missing: float = 0.7
+    missing_last: float = 0.1
+    whole: float = 0.6
     max_responses: int = 24
     max_audio_s: float = 600.0
 
@@ -152,7 +180,7 @@ class SessionRecipe:
         projector: The projector and its warm start.
         prior: The acoustic prior.
         adapter: The language model's adapters.
-        fit: The schedule, the same for all; an epoch holds every training session once.
+        fit: The schedule, the same for all.
         sessions: How training sessions are made.
         runs: In the order of the report.
         digest: SHA-256 of the file; a comparison is resumed only under the same one.
@@ -167,9 +195,9 @@ class SessionRecipe:
     backbones: BackboneRecipe
     prompt: SessionPromptRecipe
     projector: ProjectorRecipe
-    prior: PriorRecipe
+    prior: LevelPriorRecipe
     adapter: AdapterRecipe
-    fit: FitRecipe
+    fit: SessionFitRecipe
     sessions: SessionsRecipe
     runs: tuple[SessionRunRecipe, ...]
     digest: str
@@ -200,9 +228,9 @@ class SessionRecipe:
             ),
             prompt=build(SessionPromptRecipe, section(table, "prompt", where), f"{where} [prompt]"),
             projector=build(ProjectorRecipe, table.get("projector", {}), f"{where} [projector]"),
-            prior=build(PriorRecipe, section(table, "prior", where), f"{where} [prior]"),
+            prior=build(LevelPriorRecipe, section(table, "prior", where), f"{where} [prior]"),
             adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
-            fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
+            fit=build(SessionFitRecipe, section(table, "fit", where), f"{where} [fit]"),
             sessions=build(SessionsRecipe, table.get("sessions", {}), f"{where} [sessions]"),
             runs=tuple(
                 build(SessionRunRecipe, item, f"{where} [[run]] {i + 1}")
@@ -247,9 +275,9 @@ class SessionRecipe:
             raise UsageError(f"{where} [data]: scale_max must be above scale_min")
         if self.prompt.heading.count("{part}") != 1:
             raise UsageError(f"{where} [prompt]: heading must hold {{part}} once")
-        counts = (self.fit.epochs, self.fit.batch_size, self.projector.epochs, self.prior.steps)
+        counts = (self.fit.steps, self.fit.batch_size, self.projector.epochs, self.prior.steps)
         if min(*counts, self.projector.batch_size, self.projector.stack) < 1:
-            raise UsageError(f"{where}: epochs, batch_size, steps and stack must be at least 1")
+            raise UsageError(f"{where}: epochs, steps, batch_size and stack must be at least 1")
         if self.prior.folds < 2:
             raise UsageError(f"{where} [prior]: folds must be at least 2")
         if not 1 <= self.threads <= 1024:
@@ -260,12 +288,10 @@ class SessionRecipe:
             ("[projector]: dropout", self.projector.dropout),
             ("[prior]: dropout", self.prior.dropout),
             ("[sessions]: missing", self.sessions.missing),
+            ("[sessions]: missing_last", self.sessions.missing_last),
+            ("[sessions]: least", self.sessions.least),
         ):
             if share >= 1:
                 raise UsageError(f"{where} {name} must be below 1")
-        for name, share in (
-            ("real", self.sessions.real),
-            ("least", self.sessions.least),
-        ):
-            if share > 1:
-                raise UsageError(f"{where} [sessions]: {name} must be at most 1")
+        if len(self.prior.names) != len(self.prior.levels):
+            raise UsageError(f"{where} [prior]: each level needs a name")
