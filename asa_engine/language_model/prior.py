@@ -40,6 +40,8 @@ class PriorReading:
         mode: One of `MODES`.
         capacity: Most positions of the whole sequence.
         tolerance: For `speculative`: the distance from which on the speech is run again.
+        beginning: For `late`: keys and values of what stands before all speech, as
+            `Decoder.resume` takes them.
 
     Attributes:
         rows_run: Positions run so far, those of passes that were thrown away included.
@@ -47,7 +49,7 @@ class PriorReading:
 
     Raises:
         UsageError: The capacity is more than the model's positions or the memory limit.
-        ValueError: There is no such mode.
+        ValueError: There is no such mode, or a beginning in a mode that begins with the prior.
     """
 
     def __init__(
@@ -59,18 +61,33 @@ class PriorReading:
         mode: str,
         capacity: int,
         tolerance: float = 0.0,
+        beginning: NDArray[np.float32] | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; it must be one of {MODES}")
+        if beginning is not None and mode != "late":
+            raise ValueError("only a late prior has a beginning that does not depend on it")
         self._embeddings = embeddings
         self._end = end
         self._mode = mode
         self._tolerance = tolerance
-        self._sequence: Sequence = decoder.start(capacity)
+        decoder.check(capacity)
+        self._sequence: Sequence = (
+            decoder.start(capacity)
+            if beginning is None
+            else decoder.resume(beginning).fork(capacity)
+        )
+        self._start = self._sequence.length
         self._speech: list[NDArray[np.float32]] = []
+        self._count = 0
         self._prior: NDArray[np.float64] | None = None  # the one that was run
         self.rows_run = 0
         self.restarts = 0
+
+    @property
+    def count(self) -> int:
+        """Rows taken so far, to come back to with `rewind`."""
+        return self._count
 
     def add(self, rows: NDArray[np.float32], prior: NDArray[np.float64] | None = None) -> None:
         """Take what comes next, float32 [n, W], and run it where the mode allows.
@@ -79,26 +96,46 @@ class PriorReading:
             rows: Embeddings of speech or text.
             prior: The prior of all the audio so far, [K]; `speculative` cannot run without one.
         """
-        self._speech.append(rows)
+        self._count += len(rows)
         if self._mode == "late":
             self._run(rows)
-        elif self._mode == "speculative":
+            return
+        self._speech.append(rows)
+        if self._mode == "speculative":
             if prior is not None and self._moved(prior):
                 self._restart(prior)
             elif self._prior is not None:
                 self._run(rows)
 
-    def finish(self, prior: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return the hidden state [W] that the answer is read from.
+    def rewind(self, count: int) -> None:
+        """Forget the rows taken after the first `count`."""
+        if not 0 <= count <= self._count:
+            raise ValueError(f"cannot rewind {self._count} rows to {count}")
+        self._count = count
+        if self._mode != "late":
+            self._speech = [np.concatenate(self._speech)[:count]] if self._speech else []
+        ran = self._start + count + (self._prior is not None)
+        self._sequence.rewind(min(ran, self._sequence.length))
+
+    def answer(
+        self, prior: NDArray[np.float64], rest: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the hidden state [W] that the answer is read from, were this all; go on after it.
 
         Args:
             prior: The prior of all the audio, [K].
+            rest: What else stands before the end, float32 [n, W].
         """
+        tail = [] if rest is None else [rest]
         if self._mode == "late":
-            self._run(self._token(prior))
+            tail.append(self._token(prior))
         elif self._moved(prior):
             self._restart(prior)
-        hidden: NDArray[np.float32] = self._run(self._end)[-1]
+        length = self._sequence.length
+        hidden: NDArray[np.float32] = self._run(np.concatenate([*tail, self._end]))[-1]
+        if self._mode == "deferred":
+            length, self._prior = 0, None
+        self._sequence.rewind(length)
         return hidden
 
     def _moved(self, prior: NDArray[np.float64]) -> bool:

@@ -56,7 +56,7 @@ def read(
     reading = PriorReading(decoder, LEVELS, END, mode=mode, capacity=28, tolerance=tolerance)
     for clip, prior in zip(CLIPS, PRIORS, strict=True):
         reading.add(clip, prior)
-    return reading, reading.finish(LAST)
+    return reading, reading.answer(LAST)
 
 
 @pytest.mark.parametrize("mode", ["deferred", "speculative"])
@@ -91,7 +91,7 @@ def test_speculation_waits_for_a_prior(decoder: Decoder) -> None:
     reading.add(CLIPS[2])
     assert reading.rows_run == 25
     expected = whole(token(PRIORS[0]), *CLIPS, END)
-    np.testing.assert_allclose(reading.finish(LAST), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(reading.answer(LAST), expected, atol=TOLERANCE, rtol=0)
 
 
 def test_distance_is_total_variation() -> None:
@@ -104,3 +104,51 @@ def test_limits_are_checked_first(decoder: Decoder) -> None:
         PriorReading(decoder, LEVELS, END, mode="late", capacity=201)
     with pytest.raises(ValueError, match="'early'"):
         PriorReading(decoder, LEVELS, END, mode="early", capacity=20)
+
+
+@pytest.mark.parametrize("mode", ["deferred", "speculative", "late"])
+def test_an_answer_leaves_the_reading_as_it_was(decoder: Decoder, mode: str) -> None:
+    reading = PriorReading(decoder, LEVELS, END, mode=mode, capacity=40)
+    reading.add(CLIPS[0], PRIORS[0])
+    rest = RNG.normal(0, 1, (4, 64)).astype(np.float32)
+    first = reading.answer(PRIORS[0], rest)
+    speech = [CLIPS[0], rest]
+    place = 2 if mode == "late" else 0
+    speech.insert(place, token(PRIORS[0]))
+    np.testing.assert_allclose(first, whole(*speech, END), atol=TOLERANCE, rtol=0)
+    reading.add(CLIPS[1], PRIORS[1])
+    body = [CLIPS[0], CLIPS[1]]
+    body.insert(place, token(LAST))
+    np.testing.assert_allclose(reading.answer(LAST), whole(*body, END), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["deferred", "speculative", "late"])
+@pytest.mark.parametrize("tolerance", [0.0, 1.0])
+def test_what_was_taken_can_be_forgotten(decoder: Decoder, mode: str, tolerance: float) -> None:
+    def read_all(*, forget: bool) -> NDArray[np.float32]:
+        reading = PriorReading(decoder, LEVELS, END, mode=mode, capacity=40, tolerance=tolerance)
+        reading.add(CLIPS[0], PRIORS[0])
+        if forget:
+            mark = reading.count
+            reading.add(CLIPS[2], PRIORS[0])
+            reading.rewind(mark)
+        reading.add(CLIPS[1], PRIORS[0])
+        return reading.answer(PRIORS[0])
+
+    expected = read_all(forget=False)
+    np.testing.assert_allclose(read_all(forget=True), expected, atol=TOLERANCE, rtol=0)
+    with pytest.raises(ValueError, match="cannot rewind"):
+        PriorReading(decoder, LEVELS, END, mode=mode, capacity=40).rewind(1)
+
+
+def test_a_late_prior_may_follow_a_beginning_that_was_run_before(decoder: Decoder) -> None:
+    before = decoder.start(6)
+    prefix = RNG.normal(0, 1, (6, 64)).astype(np.float32)
+    before.extend(prefix)
+    reading = PriorReading(decoder, LEVELS, END, mode="late", capacity=40, beginning=before.state())
+    reading.add(CLIPS[0])
+    expected = whole(prefix, CLIPS[0], token(LAST), END)
+    np.testing.assert_allclose(reading.answer(LAST), expected, atol=TOLERANCE, rtol=0)
+    assert reading.rows_run == 7 + 1 + 3
+    with pytest.raises(ValueError, match="only a late prior"):
+        PriorReading(decoder, LEVELS, END, mode="deferred", capacity=40, beginning=before.state())
