@@ -164,9 +164,10 @@ def pool_and_head(
     shift = tl.load(norms_bias + p[:, None] * D + d[None, :], mask=inside, other=0.0)
     features = layer_norm(pooled, gain, shift, inside, D)
     e = tl.arange(0, BE)
-    both = (e < EMBEDDING)[:, None] & (level < LEVELS)[None, :]
-    at = projector_weight + e[:, None] * LEVELS + level[None, :]
-    embedded = tl.sum(tl.load(at, mask=both, other=0.0) * share[None, :], 1)
+    in_projector = (e < EMBEDDING)[:, None] & (level < LEVELS)[None, :]
+    projector_at = projector_weight + e[:, None] * LEVELS + level[None, :]
+    projector = tl.load(projector_at, mask=in_projector, other=0.0)
+    embedded = tl.sum(projector * share[None, :], 1)
     embedded += tl.load(projector_bias + e, mask=e < EMBEDDING, other=0.0)
     duration = tl.log(count / 175.0) / 0.5
     duration = tl.where(duration < -2.0, -2.0, tl.where(duration > 3.5, 3.5, duration))
