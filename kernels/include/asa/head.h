@@ -17,10 +17,10 @@ struct HeadShape {
   int aspects;                  // scores
   int outputs, place, centres;  // kernel regressor: layers that are summed, its space; 0: none
 
-  int pooled() const { return (2 + heads) * width; }
-  int features() const { return pooled() + embedding + 1; }
-  int sums() const { return outputs * width; }
-  int stats() const { return 1 + 2 * width + heads * (1 + width) + 2 * sums(); }
+  constexpr int pooled() const { return (2 + heads) * width; }
+  constexpr int features() const { return pooled() + embedding + 1; }
+  constexpr int sums() const { return outputs * width; }
+  constexpr int stats() const { return 1 + 2 * width + heads * (1 + width) + 2 * sums(); }
 };
 
 // Row-major float32, [out][in], as the checkpoint has them.

@@ -1,0 +1,482 @@
+// The order of work; no arithmetic but the layout of weights.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "asa/cuda/gemm.h"
+#include "asa/cuda/layer_norm.h"
+#include "asa/cuda/model.h"
+#include "buffers.h"
+#include "kernel.h"
+
+namespace asa::cuda {
+namespace {
+
+constexpr int kSmallestBucket = 64;  // rows
+
+// The smallest 2^k or 3 2^k, times `least`, that is at least `wanted`; `most` at most.
+int bucket_of(int wanted, int least, int most) {
+  int steps = 1;
+  while (steps * least < wanted) steps += steps & (steps - 1) ? steps / 3 : std::max(1, steps / 2);
+  return std::min(steps * least, most);
+}
+
+std::uint16_t round_to(Format format, float x) {
+  std::uint16_t bits;
+  if (format == Format::bf16) {
+    const bf16 rounded = from_float<bf16>(x);
+    std::memcpy(&bits, &rounded, sizeof(bits));
+  } else {
+    const fp16 rounded = from_float<fp16>(x);
+    std::memcpy(&bits, &rounded, sizeof(bits));
+  }
+  return bits;
+}
+
+}  // namespace
+
+struct Model::Parts {
+  Parts(const ModelShape& shape, Format format, const Limits& limits)
+      : shape(shape), format(format), limits(limits), buffers(shape, limits, true) {}
+
+  ModelShape shape;
+  Format format;
+  Limits limits;
+  Buffers buffers;
+  Stream stream;
+  HeadWeights head_weights{};
+  std::vector<float> layer_weights;
+  int layers_set = 0;
+  bool stem_set = false, final_set = false;
+
+  // Windows, rows and input's kind of a bucket -> its work.
+  std::map<std::tuple<int, int, bool>, Graph> graphs;
+
+  template <class T>
+  void upload(const Memory& to, const std::vector<T>& from) {
+    stream.copy_to_device(to.as(), from.data(), from.size() * sizeof(T));
+    stream.synchronize();
+  }
+  void upload_vector(const Memory& to, const float* from, int count, int room, float factor = 1) {
+    std::vector<float> padded(room);
+    for (int i = 0; i < count; ++i) padded[i] = factor * from[i];
+    upload(to, padded);
+  }
+  // [rows][columns] -> the format, [room_rows][room_columns].
+  void upload_matrix(const Memory& to, const float* from, int rows, int columns, int room_rows,
+                     int room_columns) {
+    std::vector<std::uint16_t> rounded(std::size_t(room_rows) * room_columns);
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) {
+        rounded[std::size_t(r) * room_columns + c] =
+            round_to(format, from[std::size_t(r) * columns + c]);
+      }
+    }
+    upload(to, rounded);
+  }
+
+  // [out][in][3] -> [out][3][in], as rows of three frames end to end meet it.
+  void upload_convolution(const Memory& to, const float* from, int in, int padded_in) {
+    const int out = shape.encoder.width;
+    std::vector<float> turned(std::size_t(out) * 3 * padded_in);
+    for (int o = 0; o < out; ++o) {
+      for (int i = 0; i < in; ++i) {
+        for (int k = 0; k < 3; ++k) {
+          turned[(std::size_t(o) * 3 + k) * padded_in + i] =
+              from[(std::size_t(o) * in + i) * 3 + k];
+        }
+      }
+    }
+    upload_matrix(to, turned.data(), out, 3 * padded_in, buffers.padded.width, 3 * padded_in);
+  }
+
+  const int* table(std::size_t at) const { return buffers.tables.as<int>() + at; }
+
+  Ragged ragged(const Rooms& rooms) const {
+    const TableLayout& at = buffers.layout;
+    return {table(TableLayout::strips),
+            reinterpret_cast<const Span*>(table(at.strip)),
+            table(TableLayout::tiles),
+            reinterpret_cast<const Span*>(table(at.tile)),
+            table(at.starts),
+            table(at.mel_frames),
+            table(at.mel_starts),
+            table(at.input_starts),
+            rooms.strips,
+            rooms.tiles};
+  }
+
+  PoolHead pool_head() const {
+    const Buffers& b = buffers;
+    return {shape.head,
+            head_weights,
+            b.attention_weight.as<float>(),
+            b.attention_bias.as<float>(),
+            b.mixed.as<float>(),
+            b.padded.width,
+            b.stats.as<float>(),
+            b.sums.as<double>(),
+            table(TableLayout::summed),
+            b.partial.as<float>(),
+            b.arrived.as<unsigned>(),
+            b.scratch.as<float>(),
+            b.scores.as<float>(),
+            b.prior.as<float>()};
+  }
+
+  Norm norm(const Memory* weights, void* out) const {
+    const Buffers& b = buffers;
+    return {b.x.as<float>(),
+            b.padded.width,
+            shape.encoder.width,
+            weights[0].as<float>(),
+            weights[1].as<float>(),
+            out,
+            false,
+            nullptr,
+            0.0f,
+            false,
+            nullptr,
+            shape.head.stats(),
+            0,
+            0,
+            b.partial.as<float>(),
+            b.arrived.as<unsigned>()};
+  }
+
+  // The norm that also takes the output of layer `index` into the mix and the moments.
+  Norm taking_norm(int index, const Memory* weights, void* out) const {
+    Norm n = norm(weights, out);
+    n.closing = index == shape.encoder.layers;
+    n.mixed = buffers.mixed.as<float>();
+    n.mix_weight = layer_weights[index];
+    n.begin = index == 0;
+    if (shape.head.outputs) {
+      n.stats = buffers.stats.as<float>();
+      n.at = 1 + pooled_sums(shape.head) + index * shape.encoder.width;
+      n.squares = shape.head.sums();
+    }
+    return n;
+  }
+
+  void enqueue(const Rooms& rooms, bool mels) {
+    const Buffers& b = buffers;
+    const Padded& p = b.padded;
+    const Ragged r = ragged(rooms);
+    const int* rows = table(TableLayout::rows);
+    stream.fill(b.top.as(), kLowestTop, b.top.bytes());
+    log_mel(stream, format,
+            {b.input.as<float>(), mels ? nullptr : b.mel_tables.as<MelTables>(), shape.encoder.mels,
+             p.mels, b.power.as<float>(), b.top.as<int>(), b.mel.as()},
+            r);
+    gemm_store(
+        stream, format,
+        {b.mel.as(), p.mels, table(b.layout.conv1_source), b.conv1.as(), b.conv1_bias.as<float>(),
+         3 * p.mels, p.width, table(TableLayout::padded_mels), rooms.mel_frames},
+        true, b.conv.as(), p.width);
+    gemm_place(stream, format,
+               {b.conv.as(), p.width, table(b.layout.conv2_source), b.conv2.as(),
+                b.conv2_bias.as<float>(), 3 * p.width, p.width, rows, rooms.rows},
+               b.positions.as<float>(), table(b.layout.position), b.x.as<float>(), p.width);
+
+    const auto linear = [&](const Memory& from, int in, const Memory& weight, const Memory& bias,
+                            int out) -> Gemm {
+      return {from.as(), in, nullptr, weight.as(), bias.as<float>(), in, out, rows, rooms.rows};
+    };
+    for (int i = 0; i < shape.encoder.layers; ++i) {
+      const LayerBuffers& layer = b.layers[i];
+      layer_norm(stream, format, taking_norm(i, layer.norm1, b.normal.as()), r);
+      gemm_store(stream, format, linear(b.normal, p.width, layer.qkv, layer.qkv_bias, 3 * p.all),
+                 false, b.qkv.as(), 3 * p.all);
+      attend(stream, format,
+             {b.qkv.as(), 3 * p.all, shape.encoder.heads, p.head, b.context.as(), p.all}, r);
+      gemm_add(stream, format, linear(b.context, p.all, layer.out, layer.out_bias, p.width),
+               b.x.as<float>(), p.width);
+      layer_norm(stream, format, norm(layer.norm2, b.normal.as()), r);
+      gemm_store(stream, format, linear(b.normal, p.width, layer.fc1, layer.fc1_bias, p.inner),
+                 true, b.hidden.as(), p.inner);
+      gemm_add(stream, format, linear(b.hidden, p.inner, layer.fc2, layer.fc2_bias, p.width),
+               b.x.as<float>(), p.width);
+    }
+    layer_norm(stream, format, taking_norm(shape.encoder.layers, b.final_norm, nullptr), r);
+    pool_and_score(stream, pool_head(), r);
+  }
+
+  // Writes the batch's tables; returns its rows.
+  int tabulate(const Batch& batch) const {
+    const TableLayout& at = buffers.layout;
+    int* all = buffers.host_tables.as<int>();
+    auto* strip = reinterpret_cast<Span*>(all + at.strip);
+    auto* tile = reinterpret_cast<Span*>(all + at.tile);
+    const int windows = static_cast<int>(batch.starts.size()) - 1;
+    if (windows < 1 || windows > limits.windows) {
+      throw std::invalid_argument("a batch has 1 to " + std::to_string(limits.windows) +
+                                  " windows here, not " + std::to_string(windows));
+    }
+    if (batch.starts[0] != 0) throw std::invalid_argument("the first window starts at 0");
+    int rows = 0, mels = 0, strips = 0, tiles = 0;
+    for (int w = 0; w < windows; ++w) {
+      const long size = long(batch.starts[w + 1]) - batch.starts[w];
+      const long mel_frames = batch.mels ? size : size / kHop;
+      const long frames = (mel_frames + 1) / 2;
+      if (frames < 1 || (!batch.mels && size <= kEdge) || frames > shape.encoder.positions) {
+        throw std::invalid_argument(
+            "window " + std::to_string(w) + " has " + std::to_string(mel_frames) +
+            " log-mel frames; this encoder takes 1 to " +
+            std::to_string(2 * shape.encoder.positions) + ", and more than 200 samples");
+      }
+      if (frames > limits.frames - rows) {
+        throw std::invalid_argument("the batch has more than " + std::to_string(limits.frames) +
+                                    " frames");
+      }
+      all[at.starts + w] = rows;
+      all[at.mel_frames + w] = static_cast<int>(mel_frames);
+      all[at.mel_starts + w] = mels;
+      all[at.input_starts + w] = batch.starts[w];
+      all[at.conv1_source + mels] = -1;
+      for (int t = 0; t < mel_frames; ++t) all[at.conv1_source + mels + 1 + t] = mels + t;
+      all[at.conv1_source + mels + 1 + mel_frames] = -1;
+      for (int t = 0; t < frames; ++t) {
+        all[at.conv2_source + rows + t] = mels + 2 * t;
+        all[at.position + rows + t] = t;
+      }
+      for (int t = 0; t < frames; t += kStripRows) strip[strips++] = {w, t};
+      for (int t = 0; t < frames; t += kTileRows) tile[tiles++] = {w, t};
+      rows += static_cast<int>(frames);
+      mels += static_cast<int>(mel_frames) + 2;
+    }
+    all[at.starts + windows] = rows;
+    all[at.input_starts + windows] = batch.starts[windows];
+    all[TableLayout::rows] = rows;
+    all[TableLayout::padded_mels] = mels;
+    all[TableLayout::strips] = strips;
+    all[TableLayout::tiles] = tiles;
+    all[TableLayout::summed] = batch.sums != nullptr;
+    return rows;
+  }
+
+  const Graph& graph_for(int windows, int rows, bool mels) {
+    const int bucket_windows = bucket_of(windows, 1, limits.windows);
+    const int bucket_rows = bucket_of(rows, kSmallestBucket, limits.frames);
+    const auto key = std::make_tuple(bucket_windows, bucket_rows, mels);
+    auto found = graphs.find(key);
+    if (found == graphs.end()) {
+      stream.begin_capture();
+      enqueue(Rooms({bucket_windows, bucket_rows}), mels);
+      found = graphs.emplace(key, stream.end_capture()).first;
+    }
+    return found->second;
+  }
+
+  void check_ready() const {
+    if (!stem_set || !final_set || layers_set != shape.encoder.layers || layer_weights.empty()) {
+      throw std::logic_error("the model's weights are not all set");
+    }
+  }
+};
+
+std::size_t Model::need_bytes(const ModelShape& shape, const Limits& limits) {
+  return Buffers(shape, limits, false).bytes;
+}
+
+Model::Model(const ModelShape& shape, Format format, const Limits& limits) {
+  const std::size_t need = need_bytes(shape, limits), free = machine().free_bytes;
+  if (need > free) {
+    throw std::runtime_error("the model needs " + std::to_string(need >> 20) +
+                             " MB of the GPU's memory and " + std::to_string(free >> 20) +
+                             " MB are free; lower the limits of a batch");
+  }
+  parts_ = std::make_unique<Parts>(shape, format, limits);
+  Parts& p = *parts_;
+  const MelTables tables{LogMelPlan(shape.encoder.mels)};
+  p.stream.copy_to_device(p.buffers.mel_tables.as(), &tables, sizeof(tables));
+  p.stream.fill(p.buffers.arrived.as(), 0, p.buffers.arrived.bytes());
+  p.stream.synchronize();
+}
+
+Model::~Model() = default;
+
+const ModelShape& Model::shape() const { return parts_->shape; }
+const Limits& Model::limits() const { return parts_->limits; }
+
+void Model::set_stem(const StemWeights& w) {
+  Parts& p = *parts_;
+  Buffers& b = p.buffers;
+  const EncoderShape& e = p.shape.encoder;
+  p.upload_convolution(b.conv1, w.conv1_weight, e.mels, b.padded.mels);
+  p.upload_vector(b.conv1_bias, w.conv1_bias, e.width, b.padded.width);
+  p.upload_convolution(b.conv2, w.conv2_weight, e.width, b.padded.width);
+  p.upload_vector(b.conv2_bias, w.conv2_bias, e.width, b.padded.width);
+  std::vector<float> positions(std::size_t(e.positions) * b.padded.width);
+  for (int t = 0; t < e.positions; ++t) {
+    std::copy_n(w.positions + std::size_t(t) * e.width, e.width,
+                positions.data() + std::size_t(t) * b.padded.width);
+  }
+  p.upload(b.positions, positions);
+  p.stem_set = true;
+}
+
+void Model::set_layer(int index, const LayerWeights& w) {
+  Parts& p = *parts_;
+  const EncoderShape& e = p.shape.encoder;
+  const Padded& to = p.buffers.padded;
+  if (index != p.layers_set || index >= e.layers) {
+    throw std::logic_error("layers are set in order, once");
+  }
+  LayerBuffers& layer = p.buffers.layers[index];
+  const int real = e.width / e.heads;
+  // Queries, keys and values in one matrix, every head padded; the softmax is taken to base 2.
+  std::vector<float> qkv(std::size_t(3) * to.all * e.width), qkv_bias(3 * to.all);
+  const float factor = 1.44269504089f / std::sqrt(float(real));
+  const float* weights[] = {w.q_weight, w.k_weight, w.v_weight};
+  const float* biases[] = {w.q_bias, nullptr, w.v_bias};
+  for (int part = 0; part < 3; ++part) {
+    const float scale = part == 0 ? factor : 1.0f;
+    for (int row = 0; row < e.width; ++row) {
+      const std::size_t at = std::size_t(part) * to.all + row / real * to.head + row % real;
+      for (int i = 0; i < e.width; ++i) {
+        qkv[at * e.width + i] = scale * weights[part][std::size_t(row) * e.width + i];
+      }
+      if (biases[part]) qkv_bias[at] = scale * biases[part][row];
+    }
+  }
+  p.upload_matrix(layer.qkv, qkv.data(), 3 * to.all, e.width, 3 * to.all, to.width);
+  p.upload(layer.qkv_bias, qkv_bias);
+  std::vector<float> out(std::size_t(e.width) * to.all);
+  for (int row = 0; row < e.width; ++row) {
+    for (int i = 0; i < e.width; ++i) {
+      out[std::size_t(row) * to.all + i / real * to.head + i % real] =
+          w.o_weight[std::size_t(row) * e.width + i];
+    }
+  }
+  p.upload_matrix(layer.out, out.data(), e.width, to.all, to.width, to.all);
+  p.upload_vector(layer.out_bias, w.o_bias, e.width, to.width);
+  p.upload_matrix(layer.fc1, w.fc1_weight, e.inner, e.width, to.inner, to.width);
+  p.upload_vector(layer.fc1_bias, w.fc1_bias, e.inner, to.inner);
+  p.upload_matrix(layer.fc2, w.fc2_weight, e.width, e.inner, to.width, to.inner);
+  p.upload_vector(layer.fc2_bias, w.fc2_bias, e.width, to.width);
+  p.upload_vector(layer.norm1[0], w.norm1_weight, e.width, to.width);
+  p.upload_vector(layer.norm1[1], w.norm1_bias, e.width, to.width);
+  p.upload_vector(layer.norm2[0], w.norm2_weight, e.width, to.width);
+  p.upload_vector(layer.norm2[1], w.norm2_bias, e.width, to.width);
+  ++p.layers_set;
+}
+
+void Model::set_final_norm(const float* weight, const float* bias) {
+  Parts& p = *parts_;
+  const int width = p.shape.encoder.width, room = p.buffers.padded.width;
+  p.upload_vector(p.buffers.final_norm[0], weight, width, room);
+  p.upload_vector(p.buffers.final_norm[1], bias, width, room);
+  p.final_set = true;
+}
+
+void Model::set_head(const HeadWeights& w, const float* attention_weight,
+                     const float* attention_bias, const std::vector<float>& layer_weights) {
+  Parts& p = *parts_;
+  const HeadShape& s = p.shape.head;
+  if (layer_weights.size() != std::size_t(p.shape.encoder.layers) + 1) {
+    throw std::invalid_argument("one weight a layer is needed, and one for the embedded input");
+  }
+  const auto tensors = head_tensors(s);
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    const auto [member, rows, columns] = tensors[t];
+    const int stride = round_up(columns, 4);
+    std::vector<float> padded(std::size_t(rows) * stride);
+    for (int r = 0; r < rows; ++r) {
+      std::copy_n((w.*member) + std::size_t(r) * columns, columns,
+                  padded.data() + std::size_t(r) * stride);
+    }
+    p.upload(p.buffers.head[t], padded);
+    p.head_weights.*member = p.buffers.head[t].as<float>();
+  }
+  p.upload_vector(p.buffers.attention_weight, attention_weight, s.heads * s.width,
+                  s.heads * s.width);
+  p.upload_vector(p.buffers.attention_bias, attention_bias, s.heads, s.heads);
+  p.layer_weights = layer_weights;
+  p.graphs.clear();
+}
+
+void Model::encode(const Batch& batch) {
+  Parts& p = *parts_;
+  const Buffers& b = p.buffers;
+  const HeadShape& h = p.shape.head;
+  p.check_ready();
+  const int rows = p.tabulate(batch);
+  const int windows = static_cast<int>(batch.starts.size()) - 1;
+  const Graph& graph = p.graph_for(windows, rows, batch.mels);
+
+  const std::size_t values =
+      std::size_t(batch.starts.back()) * (batch.mels ? p.shape.encoder.mels : 1);
+  std::memcpy(b.host_input.as(), batch.values, values * sizeof(float));
+  p.stream.copy_to_device(b.tables.as(), b.host_tables.as(), b.tables.bytes());
+  p.stream.copy_to_device(b.input.as(), b.host_input.as(), values * sizeof(float));
+  if (batch.sums) {
+    const std::size_t bytes = sizeof(double) * windows * h.stats();
+    std::memcpy(b.host_sums.as(), batch.sums, bytes);
+    p.stream.copy_to_device(b.sums.as(), b.host_sums.as(), bytes);
+  }
+  p.stream.launch(graph);
+
+  struct Result {
+    const Memory &device, &host;
+    float* to;
+    std::size_t bytes;
+  };
+  const Result results[] = {
+      {b.stats, b.host_stats, batch.stats, sizeof(float) * windows * h.stats()},
+      {b.scores, b.host_scores, batch.scores, sizeof(float) * windows * h.aspects},
+      {b.prior, b.host_prior, batch.prior, sizeof(float) * windows * h.levels}};
+  for (const Result& result : results) {
+    if (result.to) p.stream.copy_to_host(result.host.as(), result.device.as(), result.bytes);
+  }
+  p.stream.synchronize();
+  for (const Result& result : results) {
+    if (result.to) std::memcpy(result.to, result.host.as(), result.bytes);
+  }
+  if (batch.frames) {
+    const std::size_t width = p.shape.encoder.width, stride = b.padded.width;
+    std::vector<float> padded(std::size_t(rows) * stride);
+    p.stream.copy_to_host(padded.data(), b.mixed.as(), padded.size() * sizeof(float));
+    p.stream.synchronize();
+    for (int row = 0; row < rows; ++row) {
+      std::copy_n(padded.data() + row * stride, width, batch.frames + row * width);
+    }
+  }
+}
+
+void Model::score(const float* stats, int count, float* scores, float* prior) {
+  Parts& p = *parts_;
+  const Buffers& b = p.buffers;
+  const HeadShape& h = p.shape.head;
+  p.check_ready();
+  PoolHead head = p.pool_head();
+  head.summed = nullptr;
+  for (int first = 0; first < count; first += p.limits.windows) {
+    const int windows = std::min(p.limits.windows, count - first);
+    p.stream.copy_to_device(b.stats.as(), stats + std::size_t(first) * h.stats(),
+                            sizeof(float) * windows * h.stats());
+    asa::cuda::score(p.stream, head, windows);
+    p.stream.copy_to_host(scores + std::size_t(first) * h.aspects, b.scores.as(),
+                          sizeof(float) * windows * h.aspects);
+    p.stream.copy_to_host(prior + std::size_t(first) * h.levels, b.prior.as(),
+                          sizeof(float) * windows * h.levels);
+    p.stream.synchronize();
+  }
+}
+
+float Model::time(const Batch& batch, int runs) {
+  Parts& p = *parts_;
+  const int windows = static_cast<int>(batch.starts.size()) - 1;
+  const Graph& graph = p.graph_for(windows, p.tabulate(batch), batch.mels);
+  float best = 0.0f;
+  for (int run = 0; run < runs; ++run) {
+    const float taken = p.stream.time([&] { p.stream.launch(graph); });
+    best = run ? std::min(best, taken) : taken;
+  }
+  return best;
+}
+
+}  // namespace asa::cuda
