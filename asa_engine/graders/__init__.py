@@ -21,13 +21,14 @@ from asa_engine.errors import BundleError
 if TYPE_CHECKING:
     from asa_engine.selection import Choice
 
-__all__ = ["GRADERS", "GraderEntry", "Run", "grader_entry"]
+__all__ = ["GRADERS", "GraderEntry", "Run", "SessionRun", "grader_entry"]
 
 GRADERS = {
     "acoustic": "asa_engine.graders.acoustic.runtime:ENTRY",
     "text": "asa_engine.graders.text.runtime:ENTRY",
     "multi_aspect": "asa_engine.graders.multi_aspect.runtime:ENTRY",
     "speech_llm": "asa_engine.graders.speech_llm.runtime:ENTRY",
+    "speech_llm_session": "asa_engine.graders.speech_llm.session_runtime:ENTRY",
 }
 
 
@@ -48,6 +49,9 @@ class GraderEntry:
         open_reference: Opens the PyTorch stages that exports are compared with, (bundle, threads)
             -> stages, where these are not those of the torch backend: a grader that recognises
             words is compared on the same words.
+        session: Starts scoring a whole session, for graders that hear all of it at once:
+            (config, stages, clock, mode=..., tolerance=...) -> `SessionRun`. Others score each
+            response, and parts and session are means.
     """
 
     name: str
@@ -59,6 +63,7 @@ class GraderEntry:
     uses: tuple[str, ...] = ()
     extra: str = ""
     open_reference: Callable[[Bundle, int], Any] | None = None
+    session: Callable[..., SessionRun] | None = None
 
 
 class Run(Protocol):
@@ -72,6 +77,27 @@ class Run(Protocol):
 
     def finish(self) -> Grade | None:
         """Return the final grade; `None` where the audio is too short to hold anything."""
+
+
+class SessionRun(Protocol):
+    """One session being scored; responses come one after another, part by part."""
+
+    mode: str
+
+    def begin(self, part: str) -> None:
+        """Begin the next response."""
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take float32 mono samples at 16 kHz of the response."""
+
+    def end(self, *, keep: bool = True) -> bool:
+        """End the response, or forget it; return whether it counts."""
+
+    def provisional(self) -> Grade | None:
+        """Return the grade, were this all; `None` before anything was heard."""
+
+    def finish(self) -> Grade | None:
+        """Return the final grade; `None` where nothing was heard."""
 
 
 def grader_entry(name: str) -> GraderEntry:

@@ -235,7 +235,7 @@ class _Comparison:
         count = size if whole else round(min(MOST_TIMES, 1 / max(share, 1e-3)) * size)
         count = min(count, len(self.train))
         some = rng.permutation(len(self.train))[: 2 * count].tolist()
-        some.sort(key=lambda i: sum(h.count for h in self.train[i].heard.values()))
+        some.sort(key=lambda i: sum(h.frames for h in self.train[i].heard.values()))
         start = int(rng.integers(len(some) - count + 1))
         index = some[start : start + count]
         if whole:
@@ -361,7 +361,7 @@ def _with_errors(
     wanted = torch.stack([speaker.whole.targets for speaker in dev]).double().numpy()
     reported = np.concatenate((said[:, :-1], said[:, :-1].mean(1, keepdims=True)), axis=1)
     errors = np.sqrt(((reported - wanted) ** 2).mean(0))
-    frames = [sum(h.count for h in speaker.heard.values()) for speaker in dev]
+    frames = [sum(h.frames for h in speaker.heard.values()) for speaker in dev]
     seconds = round(float(np.median(frames)) / 50, 1)
     aspects = tuple(
         dataclasses.replace(aspect, sd=((seconds, round(float(error), 3)),))

@@ -142,7 +142,7 @@ def _kept(count: int, share: float) -> int:
 
 def _mean(heard: Sequence[Heard]) -> Tensor:
     total = torch.stack([item.total for item in heard]).sum(0)
-    return (total / sum(item.count for item in heard)).float()
+    return (total / sum(item.frames for item in heard)).float()
 
 
 def _with_overall(targets: Sequence[float]) -> Tensor:
@@ -173,13 +173,13 @@ def _hear(wanted: Sequence[Recordings], grader: SessionLLM, path: Path) -> dict[
                 raise ManifestError(f"{recordings[0]} is too short to be trained on")
             tensors[f"{name}/tokens"] = found.tokens.half()
             tensors[f"{name}/total"] = found.total
-            tensors[f"{name}/count"] = torch.tensor(found.count)
+            tensors[f"{name}/frames"] = torch.tensor(found.frames)
         atomic_write(path, save(tensors))
     try:
         stored = load_file(path)
         return {
             recordings: Heard(
-                stored[f"{name}/tokens"], stored[f"{name}/total"], int(stored[f"{name}/count"])
+                stored[f"{name}/tokens"], stored[f"{name}/total"], int(stored[f"{name}/frames"])
             )
             for name, recordings in names.items()
         }

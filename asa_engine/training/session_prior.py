@@ -80,7 +80,7 @@ def _table(speaker: Speaker) -> _Table:
     heard = [speaker.heard[(path,)] for path in speaker.scores]
     return (
         torch.stack([item.total for item in heard]),
-        torch.tensor([float(item.count) for item in heard], dtype=torch.float64),
+        torch.tensor([float(item.frames) for item in heard], dtype=torch.float64),
         torch.tensor(list(speaker.scores.values()), dtype=torch.float64),
     )
 

@@ -90,7 +90,7 @@ def _by_hand(grader, session, position):
             body.append(ids("-none-"))
         for audio in session.get(part, []):
             heard = grader.hear(audio)
-            total, count = total + heard.total, count + heard.count
+            total, count = total + heard.total, count + heard.frames
             body += [heard.tokens, ids(";")]
     mean = (total / count).float()
     p = grader.prior

@@ -32,17 +32,17 @@ __all__ = ["AcousticPrior", "Heard", "SessionGraded", "SessionLLM"]
 
 
 class Heard(NamedTuple):
-    """What the encoder and the projector make of one response.
+    """What the encoder and the projector make of a response, or of one window of it.
 
     Attributes:
         tokens: Audio tokens, [n, W].
         total: Sum of the encoder's last-layer frames, float64 [D].
-        count: How many frames these are.
+        frames: How many of these there are.
     """
 
     tokens: Tensor
     total: Tensor
-    count: int
+    frames: int
 
 
 class SessionGraded(NamedTuple):
@@ -172,7 +172,7 @@ class SessionLLM(nn.Module):
                     continue
                 heard.setdefault(name, []).append(found.tokens)
                 total += found.total
-                count += found.count
+                count += found.frames
         if not count:
             raise AudioError("nothing in this session is long enough to be scored")
         logits = self.prior((total / count).float()[None])
@@ -225,14 +225,20 @@ class SessionLLM(nn.Module):
             mels.append(rest)
         if not mels:
             return None
-        tokens, total, count = [], torch.zeros(config.encoder.d_model, dtype=torch.float64), 0
-        for mel in mels:
-            layers = self.speech.encoder(torch.from_numpy(mel)[None])
-            lengths = frames_of(torch.tensor([mel.shape[1]]))
-            tokens.append(self.speech.projector(torch.stack(layers, 1), lengths)[0])
-            total += layers[-1][0].double().sum(0)
-            count += layers[-1].shape[1]
-        return Heard(torch.cat(tokens), total, count)
+        found = [self.hear_window(mel) for mel in mels]
+        return Heard(
+            torch.cat([window.tokens for window in found]),
+            torch.stack([window.total for window in found]).sum(0),
+            sum(window.frames for window in found),
+        )
+
+    @torch.inference_mode()
+    def hear_window(self, mel: NDArray[np.float32]) -> Heard:
+        """Encode one window, [n_mels, T]."""
+        layers = self.speech.encoder(torch.from_numpy(mel)[None])
+        lengths = frames_of(torch.tensor([mel.shape[1]]))
+        tokens = self.speech.projector(torch.stack(layers, 1), lengths)[0]
+        return Heard(tokens, layers[-1][0].double().sum(0), layers[-1].shape[1])
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         return self.speech.language_model.embed(torch.tensor(ids, dtype=torch.long))

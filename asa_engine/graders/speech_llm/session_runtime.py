@@ -1,0 +1,348 @@
+"""The session grader at run time: responses are heard as they come, the session is judged at once.
+
+    [prior][prefix] [heading P1][audio][between][audio][between] ... [suffix]     prior first
+    [prefix] [heading P1][audio][between] ... [prior][suffix]                     prior last
+
+Parts come in the grader's order. A response that is dropped (unscorable, unreadable) or too short
+to frame a window is as if it had not been there: its audio leaves language model and prior again.
+A part of which nothing was kept is told as missing, gets no score, and is left out of the mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.assessment import Grade, Prior, Score
+from asa_engine.backends import backend_class
+from asa_engine.bundle import Bundle
+from asa_engine.errors import AudioError, BackendError, UsageError
+from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.graders import GraderEntry
+from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ
+from asa_engine.graders.speech_llm.session_config import OVERALL, SessionConfig
+from asa_engine.graders.speech_llm.session_stages import (
+    SessionStages,
+    Stages,
+    TorchSessionStages,
+)
+from asa_engine.language_model.prior import MODES
+from asa_engine.profiling import StageClock
+
+if TYPE_CHECKING:
+    from asa_engine.selection import Choice
+
+__all__ = ["ENTRY", "STAGE_NAMES", "SessionRun", "reading_mode"]
+
+STAGE_NAMES = ("encoder", "projector", "prior", "language_model", "head")
+_REFERENCE = "torch"
+
+
+def reading_mode(config: SessionConfig, mode: str | None) -> str:
+    """Return the way that a session is read; by default the exact one of the grader.
+
+    Raises:
+        UsageError: There is no such mode, or it is not for this grader.
+    """
+    late = config.prior.position == "last"
+    possible = ("late",) if late else tuple(name for name in MODES if name != "late")
+    if mode is None:
+        return possible[0]
+    if mode not in possible:
+        raise UsageError(
+            f"this grader, trained with its prior {config.prior.position}, cannot be read {mode!r}",
+            mend=f"choose {' or '.join(possible)}",
+        )
+    return mode
+
+
+class _Mark(NamedTuple):
+    """Where a response began."""
+
+    rows: int
+    total: NDArray[np.float64]
+    frames: int
+
+
+class SessionRun:
+    """Scores one session as its samples arrive.
+
+    Args:
+        config: The grader's configuration.
+        stages: Its stages.
+        clock: Collects `features`, `encoder`, `prior`, `backbone` and `head` times.
+        mode: One of `asa_engine.language_model.prior.MODES` that suits the grader; `None` for its
+            exact one.
+        tolerance: For `speculative`: how far, in total variation, the prior may move before what
+            was read is read again. Scores are exact at zero.
+
+    Attributes:
+        reading: How far the language model is; for measurements.
+        mode: The mode in use.
+
+    Raises:
+        UsageError: The mode is not for this grader, or the tolerance not from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        stages: Stages,
+        clock: StageClock,
+        *,
+        mode: str | None = None,
+        tolerance: float = 0.0,
+    ) -> None:
+        if not 0 <= tolerance <= 1:
+            raise UsageError(f"a tolerance of {tolerance} is not from 0 to 1")
+        self._config = config
+        self._stages = stages
+        self._clock = clock
+        self.mode = reading_mode(config, mode)
+        self.reading = stages.start(self.mode, tolerance)
+        self._order = {part.name: index for index, part in enumerate(config.parts)}
+        self._kept = [0] * len(config.parts)
+        self._at = -1  # index of the part that was begun last
+        self._responses = 0
+        self._samples = 0
+        self._kept_samples = 0
+        self._total = np.zeros(config.speech.encoder.d_model)
+        self._frames = 0
+        self._mel: WindowedLogMel | None = None
+        self._mark = _Mark(self.reading.count, self._total, 0)
+        self._tokens = 0
+        self._open_samples = 0
+        self._changes = 0
+        self._judged: tuple[int, Grade | None] = (0, None)
+
+    def begin(self, part: str) -> None:
+        """Begin the next response.
+
+        Raises:
+            UsageError: The grader knows no such part, or a later one was begun before; or the
+                response before has not ended.
+            AudioError: There are more responses than the grader takes.
+        """
+        names = ", ".join(self._order)
+        if self._mel is not None:
+            raise UsageError("the response before has not ended", mend="end it first")
+        if part not in self._order:
+            raise UsageError(f"the grader knows no part {part!r}", mend=f"parts are {names}")
+        if (index := self._order[part]) < self._at:
+            raise UsageError(
+                f"part {part} comes after {self._config.parts[self._at].name}",
+                mend=f"parts come in this order: {names}",
+            )
+        self._responses += 1
+        if self._responses > self._config.max_responses:
+            raise AudioError(
+                f"the session has more than {self._config.max_responses} responses",
+                mend="leave some out",
+            )
+        if rows := self._texts_to(index, self._kept):
+            self._add(np.concatenate(rows))
+        self._at = index
+        self._mark = _Mark(self.reading.count, self._total, self._frames)
+        speech = self._config.speech
+        self._tokens = self._open_samples = 0
+        self._mel = WindowedLogMel(
+            speech.encoder.n_mels,
+            speech.window_samples,
+            pad_to_window=False,
+            min_samples=speech.min_window_samples,
+        )
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take float32 mono samples at 16 kHz of the response; hear every window they close.
+
+        Raises:
+            AudioError: The session is longer than the grader takes.
+            UsageError: No response was begun.
+        """
+        mel = self._opened()
+        self._samples += samples.size
+        if self._samples > self._config.max_audio_s * SAMPLE_RATE_HZ:
+            raise AudioError(
+                f"the session holds more than {self._config.max_audio_s:g} s of audio",
+                mend="leave some out",
+            )
+        self._open_samples += samples.size
+        with self._clock.scope("features"):
+            closed = mel.push(samples)
+        for window in closed:
+            self._take(window)
+
+    def end(self, *, keep: bool = True) -> bool:
+        """End the response.
+
+        Args:
+            keep: False forgets it.
+
+        Returns:
+            Whether it counts: it was to be kept and long enough to frame a window.
+
+        Raises:
+            UsageError: No response was begun.
+        """
+        mel = self._opened()
+        if keep:
+            with self._clock.scope("features"):
+                rest = mel.finish()
+            if rest is not None:
+                self._take(rest)
+        self._mel = None
+        self._changes += 1
+        if not keep or not self._tokens:
+            self.reading.rewind(self._mark.rows)
+            self._total, self._frames = self._mark.total, self._mark.frames
+            return False
+        self._add(self._stages.texts.between)
+        self._kept[self._at] += 1
+        self._kept_samples += self._open_samples
+        return True
+
+    def provisional(self) -> Grade | None:
+        """Return the grade, were this all; `None` before anything was heard.
+
+        Parts to come count as missing. Where nothing is read before the end (`deferred`), the
+        session is read for it, and only responses that have ended are judged.
+        """
+        if self._changes != self._judged[0]:
+            self._judged = (self._changes, self._grade())
+        return self._judged[1]
+
+    def finish(self) -> Grade | None:
+        """Return the final grade; `None` where nothing was heard.
+
+        Raises:
+            UsageError: A response has not ended.
+        """
+        if self._mel is not None:
+            raise UsageError("the last response has not ended", mend="end it first")
+        return self._grade()
+
+    def _opened(self) -> WindowedLogMel:
+        if self._mel is None:
+            raise UsageError("no response was begun", mend="begin one first")
+        return self._mel
+
+    def _take(self, mel: NDArray[np.float32]) -> None:
+        with self._clock.scope("encoder", frames=mel.shape[1]):
+            heard = self._stages.hear(mel)
+        self._total = self._total + heard.total
+        self._frames += heard.frames
+        self._tokens += len(heard.tokens)
+        self._add(heard.tokens)
+        if self.mode != "deferred":
+            self._changes += 1
+
+    def _add(self, rows: NDArray[np.float32]) -> None:
+        prior = self._prior() if self._frames and self.mode == "speculative" else None
+        with self._clock.scope("backbone"):
+            self.reading.add(rows, prior)
+
+    def _prior(self) -> NDArray[np.float64]:
+        with self._clock.scope("prior"):
+            return self._stages.probabilities(self._total / self._frames)
+
+    def _texts_to(self, index: int, kept: list[int]) -> list[NDArray[np.float32]]:
+        """Return the texts from the part at hand to the first response of another."""
+        texts = self._stages.texts
+        rows: list[NDArray[np.float32]] = []
+        for at in range(self._at + 1, index + 1):
+            if at and not kept[at - 1]:
+                rows.append(texts.missing)
+            rows.append(texts.headings[at])
+        return rows
+
+    def _grade(self) -> Grade | None:
+        is_open = self._mel is not None and self._tokens > 0
+        if not self._frames or not (is_open or any(self._kept)):
+            return None
+        kept, texts = list(self._kept), self._stages.texts
+        rows = []
+        if is_open:
+            kept[self._at] += 1
+            rows.append(texts.between)
+        rows += self._texts_to(len(kept) - 1, kept)
+        if not kept[-1]:
+            rows.append(texts.missing)
+        prior = self._prior()
+        with self._clock.scope("backbone"):
+            hidden = self.reading.answer(prior, np.concatenate(rows) if rows else None)
+        with self._clock.scope("head"):
+            seconds = self._kept_samples / SAMPLE_RATE_HZ
+            if is_open:
+                seconds += self._open_samples / SAMPLE_RATE_HZ
+            scores = judge(self._config, self._stages.read(hidden), kept, seconds)
+        levels = self._config.prior.levels
+        return Grade(scores, prior=Prior(levels, tuple(prior.tolist())))
+
+
+def judge(
+    config: SessionConfig, answer: NDArray[np.float64], kept: list[int], duration_s: float
+) -> dict[str, Score]:
+    """Return the scores of the parts that something was heard of, and their mean as `overall`.
+
+    Args:
+        config: The grader's configuration.
+        answer: Scores [A] in halves of each scale round its middle, as the head says them.
+        kept: Responses kept of each part.
+        duration_s: Seconds of speech they were judged on.
+    """
+    scores: dict[str, Score] = {}
+    *parts, overall = config.aspects
+    for aspect, value, count in zip(parts, answer.tolist(), kept, strict=False):
+        low, high = aspect.scale_min, aspect.scale_max
+        if count:
+            points = (low + high) / 2 + value * (high - low) / 2
+            scores[aspect.name] = aspect.score(points, duration_s=duration_s)
+    mean = sum(score.value for score in scores.values()) / len(scores)
+    scores[OVERALL] = overall.score(mean, duration_s=duration_s)
+    return scores
+
+
+def _open(bundle: Bundle, choice: Choice, threads: int) -> Stages:
+    config = SessionConfig.from_dict(bundle.config)
+    if choice.backend == _REFERENCE:
+        return _open_reference(bundle, choice.precision, threads)
+    if choice.backend != "onnxruntime":
+        raise BackendError(
+            f"the {choice.backend} backend does not run the session grader",
+            mend="choose another backend",
+        )
+    files = {name: bundle.file(name, choice.backend, choice.precision) for name in STAGE_NAMES}
+    return SessionStages(config, files, precision=choice.precision, threads=threads)
+
+
+def _open_reference(bundle: Bundle, precision: str, threads: int) -> Stages:
+    if not (found := backend_class(_REFERENCE).availability()).usable:
+        raise BackendError("the torch backend cannot run here", mend=found.reason)
+    if precision != "fp32":
+        raise BackendError(f"the session grader's reference runs at fp32, not {precision}")
+    import torch
+
+    from asa_engine.graders.speech_llm.session import SessionLLM
+
+    torch.set_num_threads(threads)
+    return TorchSessionStages(SessionLLM.load(bundle.path))
+
+
+def _no_recordings(*_: Any, **__: Any) -> Any:
+    raise UsageError(
+        "the session grader scores whole sessions, not single recordings",
+        mend="pass --session, or use engine.session()",
+    )
+
+
+ENTRY = GraderEntry(
+    name="speech_llm_session",
+    summary="S4: Whisper encoder, acoustic prior, language model over a session; scores of parts",
+    exact_when="prior last: a window is read when it closes; prior first: all at the end",
+    config=SessionConfig.from_dict,
+    open=_open,
+    run=_no_recordings,
+    session=SessionRun,
+)
