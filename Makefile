@@ -10,7 +10,7 @@ ASA_SHARED ?= ../shared
 SPEECH ?= $(ASA_SHARED)/data/speechocean762/train.jsonl
 
 .PHONY: help demo test kernel-tests sanitize sanitize-address sanitize-undefined neon lint format bench \
-	bench-smoke bundles clean
+	bench-smoke bundles gpu-engines clean
 
 help:
 	@echo "make demo         install, then score a recording as a live stream"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench        every benchmark; writes benchmarks/results"
 	@echo "make bundles      a bundle of every grader in models/, in build/bundles"
 	@echo "make bench-smoke  the same, so short that its figures mean nothing"
+	@echo "make gpu-engines  TensorRT-RTX engines of the shipped grader, built without a GPU"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -91,6 +92,11 @@ bench-smoke: $(VENV)/.dev
 
 bundles: $(VENV)/.dev
 	$(BIN)/python -m asa_export.bundles models build/bundles $(SPEECH)
+
+gpu-engines: $(VENV)/.dev
+	$(BIN)/pip install --quiet "tensorrt-rtx>=1.4"
+	$(BIN)/asa-engine export default --output build/gpu --force --target tensorrt \
+		--precision fp16,bf16,int8 --compute-capability 8.6,8.9,12.0
 
 clean:
 	rm -rf build dist $(VENV)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asa_engine.cli.options import add_command, add_json_option, positive_int
 from asa_engine.cli.progress import progress
-from asa_engine.errors import BackendError
+from asa_engine.errors import BackendError, UsageError
 
-TARGETS = ("onnx", "native", "ctranslate2", "tensorrt")
+if TYPE_CHECKING:
+    from asa_engine.bundle import Bundle
+
 NEEDED = ("onnx", "torch", "safetensors")
 CALIBRATION_RECORDINGS = 128
 
@@ -27,6 +31,8 @@ recordings, which show whether an export is broken but not how it drifts on real
 examples:
   asa-engine export runs/acoustic -o bundles/acoustic --data train.jsonl
   asa-engine export runs/acoustic -o bundles/tiny --target onnx,native --precision int8
+  asa-engine export runs/acoustic -o bundles/gpu --target tensorrt --precision fp16 \\
+      --compute-capability 8.6,8.9,12.0 --data train.jsonl
 """
 
 
@@ -45,14 +51,21 @@ def register(commands: Any) -> None:
         "--target",
         action="append",
         metavar="T",
-        help="onnx (default), native or ctranslate2, as far as the grader has them; repeat it or "
-        "separate with commas",
+        help="onnx (default), native, ctranslate2, tensorrt, onnx-cuda or onnx-tensorrt, as far as "
+        "the grader has them; repeat it or separate with commas",
     )
     parser.add_argument(
         "--precision",
         action="append",
         metavar="P",
-        help="fp32, bf16, int8 or int4 (default: all that the target has); as --target",
+        help="fp32, fp16, bf16, int8 or int4 (default: all that the target has); as --target",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        action="append",
+        metavar="C",
+        help="with --target tensorrt: also build the engines for GPUs such as 8.9, by TensorRT-RTX "
+        "and without a GPU; as --target",
     )
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="scored recordings")
     parser.add_argument(
@@ -83,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         speech = synthetic_speech()
     else:
         speech = manifest_speech(args.data, calibrate=CALIBRATION_RECORDINGS, limit=args.limit)
+    capabilities = _listed(args.compute_capability, "")
     report = export(
         source.path,
         args.output,
@@ -92,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         card=args.card,
         overwrite=args.force,
         progress=progress,
+        finish=_engines(capabilities, targets) if capabilities else None,
     )
     if args.json:
         print(json.dumps(report.to_dict()))
@@ -107,6 +122,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"{size:>12,}  {file}")
     print(f"{sum(report.bytes.values()):>12,}  bytes in all: {report.path}")
     return 0
+
+
+def _engines(capabilities: list[str], targets: list[str]) -> Callable[[Bundle], object]:
+    """Return what builds engines for these GPUs, having checked that it can."""
+    from asa_engine.backends.engines import load_library
+    from asa_export.tensorrt import build_engines, parse_capability
+
+    wanted = [parse_capability(capability) for capability in capabilities]
+    if "tensorrt" not in targets:
+        raise UsageError(
+            "--compute-capability builds TensorRT engines", mend="add --target tensorrt"
+        )
+    load_library()
+    return partial(build_engines, compute_capabilities=wanted)
 
 
 def _listed(values: list[str] | None, default: str) -> list[str]:

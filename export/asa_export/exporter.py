@@ -178,6 +178,7 @@ def export(
     card: Path | None = None,
     overwrite: bool = False,
     progress: Progress = iter,
+    finish: Callable[[Bundle], object] | None = None,
 ) -> ExportReport:
     """Make a bundle of a checkpoint.
 
@@ -190,6 +191,7 @@ def export(
         card: The model card to put in; by default the source's own, if it has one.
         overwrite: Replace what stands at `target`.
         progress: Wraps the iteration over recordings.
+        finish: Adds files to the bundle once its scores have been found good.
 
     Raises:
         BundleError: The source is damaged or not a checkpoint.
@@ -238,6 +240,8 @@ def export(
             }
             for parity, scorer in zip(found, scorers, strict=True)
         }
+        if finish is not None:
+            finish(candidate)
         write(auto=auto, parity=reports)
         sizes = {
             path.relative_to(work).as_posix(): path.stat().st_size
