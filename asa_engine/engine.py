@@ -3,6 +3,7 @@
     engine = load()                       bundle checked, backend chosen and opened
     engine.assess(source)                 read blocks -> Stream.feed -> Stream.finish
     engine.stream()                       the same Stream, fed by the caller
+    engine.session()                      for graders that hear a session of responses at once
 
 There is one path: a file is a stream whose chunks come from a decoder. So streamed equals offline.
 """
@@ -28,6 +29,7 @@ from asa_engine.graders import grader_entry
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
 from asa_engine.selection import AUTO, check_threads, choose, choose_threads
+from asa_engine.session_stream import SessionStream
 from asa_engine.stream import Stream
 from asa_engine.validity import ValidityMonitor
 
@@ -86,6 +88,11 @@ class Engine:
     def uses(self) -> tuple[str, ...]:
         """Which of "text" and "prompt" the grader takes."""
         return self._entry.uses
+
+    @property
+    def hears_sessions(self) -> bool:
+        """Whether the grader scores whole sessions (`session`), not recordings."""
+        return self._entry.session is not None
 
     @property
     def config(self) -> Any:
@@ -155,6 +162,28 @@ class Engine:
                 )
         run = self._entry.run(self._config, self._stages, clock, request)
         return Stream(run, clock, self.grader, self._receipt, sample_rate_hz=sample_rate_hz)
+
+    def session(self, *, mode: str | None = None, tolerance: float = 0.0) -> SessionStream:
+        """Start scoring a session; begin, feed and end its responses, then finish it.
+
+        Args:
+            mode: How a grader reads speech behind a prior over all of it, one of
+                `asa_engine.language_model.prior.MODES` that suits it; by default its exact one.
+            tolerance: For "speculative": how far, in total variation from 0 to 1, the prior may
+                move before what was read is read again; exact at zero.
+
+        Raises:
+            UsageError: The grader scores single recordings, or the mode is not for it.
+        """
+        if self._entry.session is None:
+            raise UsageError(
+                f"the {self.grader} grader scores recordings, not sessions as a whole",
+                mend="score each response; asa_engine.session averages them",
+            )
+        clock = StageClock()
+        run = self._entry.session(self._config, self._stages, clock, mode=mode, tolerance=tolerance)
+        parts = [part.name for part in self._config.parts]
+        return SessionStream(run, clock, self.grader, self._receipt, parts)
 
     def embed(self, source: AudioSource) -> Embedding:
         """Return the encoder frames of a recording: the learned mix of layers, all windows.

@@ -15,8 +15,11 @@ from asa_engine.engine import Engine
 from asa_engine.errors import AudioError, ManifestError
 from asa_engine.manifest import Utterance
 from asa_engine.metrics import metrics
+from asa_engine.session import Session, assess_session
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "evaluate_sessions"]
+
+OVERALL, TOTAL = "overall", "total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,64 @@ def evaluate(
         ids=tuple(u.id for u in scored),
         predicted={name: table[:, i] for i, name in enumerate(shared)},
         expected={name: np.array([u.scores[name] for u in scored]) for name in shared},
+        audio_s=audio_s,
+        busy_s=busy_s,
+        unscorable=tuple(unscorable),
+    )
+
+
+def evaluate_sessions(
+    engine: Engine,
+    sessions: Sequence[Session],
+    *,
+    progress: Callable[[Iterable[Session]], Iterable[Session]] = iter,
+) -> Evaluation:
+    """Score every session; those that lack a part, or cannot be scored, are left out and named.
+
+    A grader of recordings is compared by the means of its `total`, or of its only aspect.
+
+    Args:
+        engine: Any engine.
+        sessions: With the experts' scores of each part and `overall`.
+        progress: Wraps the iteration, e.g. `tqdm.tqdm`.
+
+    Raises:
+        ManifestError: A session has no experts' score for a part or `overall`, fewer than two
+            could be scored, or the grader has several aspects and no `total`.
+    """
+    names = [aspect.name for aspect in engine.config.aspects]
+    own = OVERALL if engine.hears_sessions else TOTAL if TOTAL in names else names[0]
+    if own not in (OVERALL, TOTAL) and len(names) > 1:
+        raise ManifestError(f"the {engine.grader} grader has no {TOTAL!r} to compare sessions by")
+    rows: list[dict[str, float]] = []
+    scored: list[Session] = []
+    unscorable: list[str] = []
+    audio_s = 0.0
+    start = time.perf_counter()
+    for session in progress(sessions):
+        wanted = [*(part.name for part in session.parts), OVERALL]
+        if lacking := [name for name in wanted if name not in session.scores]:
+            raise ManifestError(f"session {session.name} has no score {lacking[0]!r}")
+        try:
+            result = assess_session(engine, session)
+        except AudioError:
+            unscorable.append(session.name)
+            continue
+        found = {part.part: part.scores[own].value for part in result.parts if part.scores}
+        if len(found) < len(session.parts):
+            unscorable.append(session.name)
+            continue
+        rows.append({**found, OVERALL: result.scores[own].value})
+        scored.append(session)
+        audio_s += result.timing.audio_s
+    busy_s = time.perf_counter() - start
+    if len(scored) < 2:
+        raise ManifestError(f"only {len(scored)} of {len(sessions)} sessions could be scored")
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return Evaluation(
+        ids=tuple(session.name for session in scored),
+        predicted={name: np.array([row[name] for row in rows]) for name in shared},
+        expected={name: np.array([s.scores[name] for s in scored]) for name in shared},
         audio_s=audio_s,
         busy_s=busy_s,
         unscorable=tuple(unscorable),

@@ -1,13 +1,17 @@
 """Test sessions: parts, each with responses, scored and averaged as declared here.
 
 A response is one recording, or several played back to back with 0.3 s of silence between them.
-A part's score is the mean over its responses that could be scored; the session's is the mean over
-its parts that have one. A response that is unscorable or whose audio cannot be read is left out of
-the mean, counted, and the session says "incomplete_session" in `validity.reasons`.
+One that is unscorable or whose audio cannot be read is left out, counted, and the session says
+"incomplete_session" in `validity.reasons`, as it does for a part without a response.
+
+Graders of recordings score each response: a part's score is the mean over its responses that could
+be scored, the session's the mean over its parts that have one. Graders of sessions hear them all at
+once, in the order of their own parts, whatever the order in the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +24,29 @@ from numpy.typing import NDArray
 
 from asa_engine.assessment import Assessment, PartResult, Score, Timing
 from asa_engine.audio import SAMPLE_RATE_HZ, read_blocks
-from asa_engine.errors import AudioError, ManifestError
+from asa_engine.errors import AudioError, ManifestError, UsageError
 from asa_engine.files import MAX_JSON_BYTES
+from asa_engine.manifest import DEV_SPEAKER_DIVISOR, MAX_LINE_BYTES
+from asa_engine.session_stream import INCOMPLETE
 from asa_engine.validity import Validity
 
 if TYPE_CHECKING:
     from asa_engine.engine import Engine
 
-__all__ = ["INCOMPLETE", "Part", "Session", "assess_session", "played", "read_sessions"]
+__all__ = [
+    "INCOMPLETE",
+    "Part",
+    "Session",
+    "assess_session",
+    "assess_whole",
+    "holds_sessions",
+    "played",
+    "read_sessions",
+]
 
-INCOMPLETE = "incomplete_session"
 MAX_RESPONSES = 64
 MAX_RECORDINGS = 64
+_RECORDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 _GAP = np.zeros(int(0.3 * SAMPLE_RATE_HZ), dtype=np.float32)
 
 
@@ -57,23 +72,46 @@ class Session:
     parts: tuple[Part, ...]
     scores: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def is_dev(self) -> bool:
+        """Whether its speaker is held out: one whose number is divisible by five."""
+        return self.name.isdecimal() and int(self.name) % DEV_SPEAKER_DIVISOR == 0
+
+
+def holds_sessions(path: Path) -> bool:
+    """Return whether a manifest, going by its first line, holds sessions and not recordings."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline(MAX_LINE_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and "parts" in first
+
 
 def read_sessions(path: Path) -> list[Session]:
-    """Read sessions, one JSON object a line, as in speechocean762's `train-sessions.jsonl`.
+    """Read sessions from a file or a folder.
 
-    Recordings are named by path, or by id (then `audio/<id>.flac`), relative to the file.
+    A file holds one JSON object, or one a line, as in speechocean762's `train-sessions.jsonl`;
+    recordings are named by path, or by id (then `audio/<id>.flac`), relative to it. A folder is
+    one session: each folder in it is a part, each recording in that, in the order of their names,
+    a response.
 
     Raises:
         ManifestError: Something cannot be used; the message names the file and the line.
     """
+    if path.is_dir():
+        return [_folder(path)]
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ManifestError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as failure:
         raise ManifestError(f"{path} cannot be read: {failure.strerror}") from None
     except UnicodeDecodeError:
         raise ManifestError(f"{path} is not UTF-8 text") from None
+    lines = text.splitlines()
+    with contextlib.suppress(ValueError, RecursionError):
+        lines = [json.dumps(json.loads(text))]  # one object, written over several lines
     sessions = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -88,6 +126,22 @@ def read_sessions(path: Path) -> list[Session]:
     if not sessions:
         raise ManifestError(f"{path} holds no session")
     return sessions
+
+
+def _folder(path: Path) -> Session:
+    parts = []
+    for folder in sorted(item for item in path.iterdir() if item.is_dir()):
+        files = sorted(item for item in folder.iterdir() if item.is_file())
+        recordings = [item for item in files if item.suffix.lower() in _RECORDINGS]
+        if len(recordings) > MAX_RESPONSES:
+            raise ManifestError(f"{folder} holds more than {MAX_RESPONSES} recordings")
+        parts.append(Part(folder.name, tuple((item,) for item in recordings)))
+    if not any(part.responses for part in parts):
+        raise ManifestError(
+            f"{path} holds no session",
+            mend="put a folder a part into it, and the part's recordings into that",
+        )
+    return Session(path.absolute().name, tuple(parts))
 
 
 def _parse(value: Mapping[str, Any], folder: Path) -> Session:
@@ -122,11 +176,15 @@ def _resolve(name: object, folder: Path) -> Path:
 
 
 def assess_session(engine: Engine, session: Session) -> Assessment:
-    """Score every response of a session, then parts and session as the module docstring declares.
+    """Score a session as the module docstring declares.
 
     Raises:
-        AudioError: No response at all could be read.
+        AudioError: No response at all could be read, or a grader of sessions takes no more
+            responses or audio.
+        UsageError: A grader of sessions knows no such part.
     """
+    if engine.hears_sessions:
+        return assess_whole(engine, session)
     parts, results, unread = [], [], 0
     for part in session.parts:
         scored = []
@@ -159,6 +217,67 @@ def assess_session(engine: Engine, session: Session) -> Assessment:
         parts=tuple(parts),
         responses=tuple(results),
     )
+
+
+def assess_whole(
+    engine: Engine, session: Session, *, mode: str | None = None, tolerance: float = 0.0
+) -> Assessment:
+    """Score a session with a grader that hears all of it at once.
+
+    Args:
+        engine: Of such a grader.
+        session: Its parts may stand in any order, and some may be missing.
+        mode: As of `Engine.session`.
+        tolerance: Likewise.
+
+    Raises:
+        AudioError: No response at all could be read, or there are more than the grader takes.
+        UsageError: The grader knows no such part, or a part is there twice.
+    """
+    given = {part.name: part.responses for part in session.parts}
+    known = [part.name for part in engine.config.parts]
+    if unknown := [name for name in given if name not in known]:
+        raise UsageError(
+            f"session {session.name}: the grader knows no part {unknown[0]!r}",
+            mend=f"parts are {', '.join(known)}",
+        )
+    if len(given) < len(session.parts):
+        raise UsageError(f"session {session.name} has a part twice", mend="join its responses")
+    count, most = sum(map(len, given.values())), engine.config.max_responses
+    if count > most:
+        raise AudioError(
+            f"session {session.name} has {count} responses", mend=f"the grader takes {most}"
+        )
+    unread: AudioError | None = None
+    with engine.session(mode=mode, tolerance=tolerance) as stream:
+        for name in known:
+            for recordings in given.get(name, ()):
+                stream.begin(name)
+                try:
+                    stream.feed_all(_read(recordings))
+                except _UnreadableError as error:
+                    unread = error.cause
+                    stream.drop()
+                    continue
+                stream.end()
+        if unread is not None and not stream.responses:
+            raise unread
+        return stream.finish()
+
+
+class _UnreadableError(Exception):
+    """A recording cannot be read; that a session is too long is another matter."""
+
+    def __init__(self, cause: AudioError) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+def _read(recordings: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    try:
+        yield from played(recordings)
+    except AudioError as error:
+        raise _UnreadableError(error) from None
 
 
 def played(recordings: Sequence[Path]) -> Iterator[NDArray[np.float32]]:

@@ -26,6 +26,7 @@ examples:
   asa-engine assess answers/*.wav --json > scores.jsonl
   asa-engine assess answer.flac --stream --chunk-ms 100 --live
   asa-engine assess --session sessions.jsonl
+  asa-engine assess --bundle build/bundles/s4-session --session session-folder
 """
 
 
@@ -36,8 +37,9 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--session",
         type=Path,
-        metavar="FILE",
-        help="score test sessions: JSON Lines, a session a line with parts and their responses",
+        metavar="FILE_OR_FOLDER",
+        help="score test sessions: JSON, or JSON Lines with a session a line, of parts and their "
+        "responses; or a folder that holds a folder of recordings for each part",
     )
     parser.add_argument("--text", metavar="T", help="what was read, for graders that use it")
     parser.add_argument("--prompt", metavar="P", help="the task, for graders that use it")
@@ -70,6 +72,11 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.session:
         return _assess_sessions(engine, args)
+    if engine.hears_sessions:
+        raise UsageError(
+            f"the {engine.grader} grader scores sessions, not recordings",
+            mend="pass a --session file or folder",
+        )
     width = max(len(path.name) for path in args.audio)
     code = 0
     for index, path in enumerate(args.audio, start=1):
@@ -103,7 +110,14 @@ def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
 
     code = 0
     for session in read_sessions(args.session):
-        result = assess_session(engine, session)
+        try:
+            result = assess_session(engine, session)
+        except AsaError as error:
+            from asa_engine.cli.main import report_error
+
+            report_error(error, as_json=args.json, session=session.name)
+            code = error.exit_code
+            continue
         if args.json:
             print(json.dumps({"session": session.name, **result.to_dict()}), flush=True)
         else:

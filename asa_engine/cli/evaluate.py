@@ -13,7 +13,9 @@ from asa_engine.cli.progress import progress
 DETAILS = """\
 Scores every recording of a manifest (JSON Lines: id, audio, scores) and compares with the experts'
 scores: Pearson (pcc) and Spearman (srcc) correlation, root mean square (rmse) and mean absolute
-(mae) error, shares within 0.5 and 1.0 points, quadratically weighted kappa (qwk).
+(mae) error, shares within 0.5 and 1.0 points, quadratically weighted kappa (qwk). A manifest of
+sessions (session, parts, scores) compares each part and `overall`; of a grader of recordings, the
+means of its "total", or of its only aspect.
 
 examples:
   asa-engine evaluate default --data train.jsonl --dev
@@ -41,14 +43,21 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the metrics of every aspect."""
     from asa_engine.engine import load
-    from asa_engine.evaluation import evaluate
+    from asa_engine.evaluation import evaluate, evaluate_sessions
     from asa_engine.manifest import dev_split, read_manifest
+    from asa_engine.session import holds_sessions, read_sessions
 
     engine = load(args.bundle, backend=args.backend, precision=args.precision, threads=args.threads)
-    utterances = read_manifest(args.data)
-    if args.dev:
-        utterances = dev_split(utterances)[1]
-    found = evaluate(engine, utterances[: args.limit], progress=progress).to_dict()
+    if holds_sessions(args.data):
+        sessions = read_sessions(args.data)
+        if args.dev:
+            sessions = [session for session in sessions if session.is_dev]
+        found = evaluate_sessions(engine, sessions[: args.limit], progress=progress).to_dict()
+    else:
+        utterances = read_manifest(args.data)
+        if args.dev:
+            utterances = dev_split(utterances)[1]
+        found = evaluate(engine, utterances[: args.limit], progress=progress).to_dict()
     if args.json:
         print(json.dumps(found))
         return 0
@@ -59,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         said = ("undefined" if value is None else f"{value:.4f}" for value in cells)
         print(f"{name:<12}" + "".join(f"{cell:>12}" for cell in said))
     print(
-        f"{found['n']} recordings, {len(found['unscorable'])} left out as unscorable, "
+        f"{found['n']} scored, {len(found['unscorable'])} left out as unscorable, "
         f"{found['seconds_per_audio_hour']:.1f} s an hour of audio "
         f"({engine.choice.backend} {engine.choice.precision}, {engine.threads} thread(s))"
     )

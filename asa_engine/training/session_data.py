@@ -23,10 +23,9 @@ from asa_engine.errors import CheckpointError, ManifestError
 from asa_engine.files import atomic_write
 from asa_engine.graders.speech_llm.session import Heard, SessionLLM
 from asa_engine.graders.speech_llm.session_config import OVERALL
-from asa_engine.manifest import DEV_SPEAKER_DIVISOR
 from asa_engine.session import Session, played
 
-__all__ = ["Example", "Speaker", "is_dev", "load_speakers", "shuffled"]
+__all__ = ["Example", "Speaker", "load_speakers", "shuffled"]
 
 Recordings = tuple[Path, ...]
 
@@ -65,11 +64,6 @@ class Speaker:
     whole: Example
 
 
-def is_dev(session: Session) -> bool:
-    """Return whether a session is of a speaker held out: those whose number is divisible by 5."""
-    return session.name.isdecimal() and int(session.name) % DEV_SPEAKER_DIVISOR == 0
-
-
 def load_speakers(
     sessions: Sequence[Session], scores: Mapping[Path, float], grader: SessionLLM, folder: Path
 ) -> tuple[list[Speaker], list[Speaker]]:
@@ -91,7 +85,7 @@ def load_speakers(
     folder.mkdir(exist_ok=True)
     sides: tuple[list[Speaker], list[Speaker]] = ([], [])
     for session in tqdm(sessions, desc="sessions", unit="", leave=False):
-        dev = is_dev(session)
+        dev = session.is_dev
         wanted = {response for part in session.parts for response in part.responses}
         if not dev:
             wanted |= {(path,) for response in wanted for path in response}

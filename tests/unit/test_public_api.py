@@ -18,7 +18,7 @@ PACKAGE = ROOT / "asa_engine"
 LAYERS = [
     {"__main__", "cli", "server"},
     {"bench", "evaluation", "session", "training", "tuning"},
-    {"engine", "stream", "selection"},
+    {"engine", "stream", "session_stream", "selection"},
     {
         "features",
         "backends",
