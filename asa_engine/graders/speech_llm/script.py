@@ -7,6 +7,7 @@ on the same pieces.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from asa_engine.graders.speech_llm.verdict import LABELS, Verdict
@@ -28,6 +29,7 @@ def verdict_script(
     end_ids: tuple[int, ...],
     control_ids: tuple[int, ...] = (),
     most_rationale: int = 0,
+    slots: Sequence[int] = (),
 ) -> tuple[Segment, ...]:
     """Return the script of a verdict on these words and phones.
 
@@ -38,13 +40,19 @@ def verdict_script(
         end_ids: Tokens that end the rationale.
         control_ids: Tokens that the rationale may not hold; those of `end_ids` may end it.
         most_rationale: Most tokens of the rationale; 0 leaves it out.
+        slots: One token for each word, then for each phone, to stand right before its label;
+            empty for none.
 
     Raises:
-        ValueError: A word or phone is empty or holds a space, or two labels are the same tokens.
+        ValueError: A word or phone is empty or holds a space, two labels are the same tokens, or
+            there are not as many slots as words and phones.
     """
     for text in (*words, *phones):
         if not text or len(text.split()) != 1 or text != text.strip():
             raise ValueError(f"{text[:40]!r} is not one word: it cannot be judged")
+    if slots and len(slots) != len(words) + len(phones):
+        raise ValueError(f"{len(slots)} slots do not make {len(words)} words, {len(phones)} phones")
+    remaining = iter(slots)
     # A label's space belongs to it where one stands before it: that is how tokenizers cut.
     spaced = Choice(tuple(encode(f" {label}") for label in LABELS))
     bare = Choice(tuple(encode(label) for label in LABELS))
@@ -55,7 +63,9 @@ def verdict_script(
         if not items:
             script.append(Forced(encode(line)))
         for index, text in enumerate(items):
-            script += [Forced(encode(f"{' ' if index else line}{text}/")), bare]
+            before = encode(f"{' ' if index else line}{text}/")
+            slot = itertools.islice(remaining, 1)
+            script += [Forced((*before, *slot)), bare]
     if most_rationale:
         banned = tuple(token for token in control_ids if token not in end_ids)
         script += [Forced(encode("\n")), Free(end_ids, most_rationale, banned)]

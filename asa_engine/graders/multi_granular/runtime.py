@@ -1,0 +1,300 @@
+"""The multi-granular grader at run time: audio is prefilled as it comes, the verdict is written last.
+
+[prompt's beginning][audio tokens][the text][slot of the recording][verdict][rationale]: a closed
+window's audio tokens go into the language model at once. When the speech ends the text is laid
+over it, and the verdict is written along its script: labels are chosen, all else is forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asa_engine.assessment import Grade, Phone, Score, Word
+from asa_engine.backends import backend_class
+from asa_engine.bundle import Bundle
+from asa_engine.errors import AudioError, BackendError, UsageError
+from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.graders import GraderEntry
+from asa_engine.graders.multi_granular.alignment import Alignment, align
+from asa_engine.graders.multi_granular.config import ASPECTS, MultiGranularConfig
+from asa_engine.graders.multi_granular.lexicon import Lexicon
+from asa_engine.graders.multi_granular.plan import plan_of, spoken_words
+from asa_engine.graders.multi_granular.stages import (
+    STAGE_NAMES,
+    MultiGranularStages,
+    Stages,
+    TorchStages,
+)
+from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from asa_engine.graders.speech_llm.verdict import LABELS
+from asa_engine.language_model.decoding import decode
+from asa_engine.language_model.grammar import Choice, Forced, Walk
+from asa_engine.profiling import StageClock
+from asa_engine.request import Request
+
+if TYPE_CHECKING:
+    from asa_engine.selection import Choice as Variant
+
+__all__ = ["ENTRY", "MISMATCH", "MultiGranularRun"]
+
+MISMATCH = "text_mismatch"
+GUESSED = "guessed_pronunciation"
+WORD_SCORE = "accuracy"
+_REFERENCE = "torch"
+_NO_TEXTS = Request()
+_PHONE_MAX = 2.0
+_WORD_MAX = 10.0
+
+Array = NDArray[np.float32]
+
+
+class MultiGranularRun:
+    """Judges one recording of a text as its samples arrive.
+
+    Args:
+        config: The grader's configuration.
+        stages: Its stages.
+        clock: Collects `features`, `encoder`, `backbone` and `head` times.
+        request: The text that was read.
+
+    Attributes:
+        on_text: Called with every further piece of the rationale as soon as it is certain.
+
+    Raises:
+        UsageError: There is no text, or it cannot be judged: `words_of`, `spoken_words`.
+    """
+
+    def __init__(
+        self,
+        config: MultiGranularConfig,
+        stages: Stages,
+        clock: StageClock,
+        request: Request = _NO_TEXTS,
+    ) -> None:
+        if request.text is None:
+            raise UsageError(
+                "this grader judges the reading of a text, and none was given",
+                mend="give the text that was read: --text",
+            )
+        words = spoken_words(config, stages.lexicon, request.text)
+        self._plan = plan_of(config, stages.text, words)
+        capacity = config.capacity(len(words), len(self._plan.phones))
+        stages.check(capacity)
+        self._config = config
+        self._stages = stages
+        self._clock = clock
+        self._mel = WindowedLogMel(
+            config.encoder.n_mels,
+            config.window_samples,
+            pad_to_window=False,
+            min_samples=config.min_window_samples,
+        )
+        self._samples = 0
+        self._frames: list[Array] = []
+        with clock.scope("backbone"):
+            self._reading = stages.start(capacity)
+        self.on_text: Callable[[str], None] | None = None
+
+    def push(self, samples: Array) -> None:
+        """Take float32 mono samples at 16 kHz; encode and prefill every window they close.
+
+        Raises:
+            AudioError: The recording is longer than the grader takes.
+        """
+        self._samples += samples.size
+        if self._samples > self._config.max_samples:
+            raise AudioError(
+                f"the recording is longer than {self._config.max_audio_s:g} s",
+                mend="judge it sentence by sentence",
+            )
+        with self._clock.scope("features"):
+            closed = self._mel.push(samples)
+        for mel in closed:
+            self._take(mel)
+
+    def provisional(self) -> Grade | None:
+        """Return nothing: a text is laid over the whole of a recording."""
+        return None
+
+    def finish(self) -> Grade | None:
+        """Encode what is left, judge; `None` if no window could be framed."""
+        with self._clock.scope("features"):
+            mel = self._mel.finish()
+        if mel is not None:
+            self._take(mel)
+        if not self._frames:
+            return None
+        frames = np.concatenate(self._frames)
+        with self._clock.scope("head"):
+            heard = self._stages.hear(frames)
+            aligned = align(heard, self._plan.classes, self._plan.owners)
+        if aligned is None or aligned.fit < self._config.least_fit:
+            return Grade({}, reasons=(MISMATCH,), scorable=False)
+        with self._clock.scope("head"):
+            slots = self._stages.slots(frames, heard, aligned, self._plan)
+        return self._judge(aligned, slots)
+
+    def _take(self, mel: Array) -> None:
+        with self._clock.scope("encoder", frames=mel.shape[1]):
+            frames = self._stages.frames(mel)
+        self._frames.append(frames)
+        with self._clock.scope("backbone"):
+            self._reading.extend(self._stages.audio(frames))
+
+    def _judge(self, aligned: Alignment, slots: Array) -> Grade:
+        plan, config = self._plan, self._config
+        vocabulary = _Vocabulary(self._stages, slots, config.language_model.vocabulary)
+        walk = Walk((Forced(plan.before), *plan.script))
+        with self._clock.scope("backbone"):
+            rationale = self._write(walk, vocabulary)
+        shares = [
+            _shares(segment, logits)
+            for segment, logits in zip(
+                (s for s in plan.script if isinstance(s, Choice)), vocabulary.decided, strict=True
+            )
+        ]
+        seconds = self._samples / SAMPLE_RATE_HZ
+        scores = {}
+        for aspect, share in zip(config.aspects, shares, strict=False):
+            scores[aspect.name] = aspect.score(
+                float(share @ config.label_scores[aspect.name]),
+                duration_s=seconds,
+                probabilities=_named(share),
+            )
+        reasons = (GUESSED,) if any(word.guessed for word in plan.words) else ()
+        words = self._words(aligned, walk.chosen, shares)
+        return Grade(scores, words=words, rationale=rationale or None, reasons=reasons)
+
+    def _write(self, walk: Walk, vocabulary: _Vocabulary) -> str:
+        """Walk the script; return the rationale, handing its pieces out as they come."""
+        said = ""
+        start = np.zeros(0, np.float32)  # the script begins with forced tokens
+        for _ in decode(walk, self._reading, vocabulary, start):
+            if self.on_text is not None and walk.written:
+                text = self._stages.text.decode(walk.written)
+                # A character of several tokens is not whole before its last.
+                if len(text) > len(said) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                    self.on_text(text[len(said) :])
+                    said = text
+        return self._stages.text.decode(walk.written).strip()
+
+    def _words(
+        self, aligned: Alignment, chosen: Sequence[int], shares: Sequence[NDArray[np.float64]]
+    ) -> tuple[Word, ...]:
+        plan, config = self._plan, self._config
+        first_phone = len(ASPECTS) + len(plan.words)
+        frame_s = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+        words = []
+        at = 0
+        for index, word in enumerate(plan.words):
+            phones = []
+            begin = at
+            for phone in word.phones:
+                share = shares[first_phone + at]
+                phones.append(
+                    Phone(
+                        phone,
+                        LABELS[chosen[first_phone + at]],
+                        _score(share, config.label_scores["phone"], _PHONE_MAX),
+                    )
+                )
+                at += 1
+            share = shares[len(ASPECTS) + index]
+            words.append(
+                Word(
+                    word.text,
+                    start_s=round(float(aligned.spans[begin, 0]) * frame_s, 3),
+                    end_s=round(float(aligned.spans[at - 1, 1]) * frame_s, 3),
+                    label=LABELS[chosen[len(ASPECTS) + index]],
+                    scores={WORD_SCORE: _score(share, config.label_scores["word"], _WORD_MAX)},
+                    phones=tuple(phones),
+                )
+            )
+        return tuple(words)
+
+
+class _Vocabulary:
+    """The language model's tokens and one recording's slots; it remembers what labels got."""
+
+    def __init__(self, stages: Stages, slots: Array, size: int) -> None:
+        self._stages = stages
+        self._slots = slots
+        self._size = size
+        self.decided: list[dict[int, float]] = []
+        self.all = stages.all
+
+    def embed(self, ids: tuple[int, ...]) -> Array:
+        rows = self._stages.embed(tuple(min(token, self._size - 1) for token in ids))
+        wanted = np.array(ids)
+        special = wanted >= self._size
+        if special.any():
+            rows = rows.copy()
+            rows[special] = self._slots[wanted[special] - self._size]
+        return rows
+
+    def some(self, hidden: Array, ids: tuple[int, ...]) -> Array:
+        logits = self._stages.some(hidden, ids)
+        self.decided.append(dict(zip(ids, logits.tolist(), strict=True)))
+        return logits
+
+
+def _shares(choice: Choice, logits: dict[int, float]) -> NDArray[np.float64]:
+    """Return the labels' probabilities [5]."""
+    values = np.array([logits[option[0]] for option in choice.options])
+    powers = np.exp(values - values.max())
+    found: NDArray[np.float64] = powers / powers.sum()
+    return found
+
+
+def _named(share: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(LABELS, share.tolist(), strict=True))
+
+
+def _score(share: NDArray[np.float64], points: Sequence[float], most: float) -> Score:
+    value = min(max(float(share @ np.array(points)), 0.0), most)
+    return Score(value, 0.0, most, probabilities=_named(share))
+
+
+def _open(bundle: Bundle, choice: Variant, threads: int) -> Stages:
+    config = MultiGranularConfig.from_dict(bundle.config)
+    if choice.backend == _REFERENCE:
+        return _open_reference(bundle, config, choice.precision, threads)
+    if choice.backend != "onnxruntime":
+        raise BackendError(
+            f"the {choice.backend} backend does not run the multi-granular grader",
+            mend="choose another backend",
+        )
+    files = {name: bundle.file(name, choice.backend, choice.precision) for name in STAGE_NAMES}
+    return MultiGranularStages(config, files, precision=choice.precision, threads=threads)
+
+
+def _open_reference(
+    bundle: Bundle, config: MultiGranularConfig, precision: str, threads: int
+) -> Stages:
+    if not (found := backend_class(_REFERENCE).availability()).usable:
+        raise BackendError("the torch backend cannot run here", mend=found.reason)
+    if precision != "fp32":
+        raise BackendError(f"the multi-granular reference runs at fp32, not {precision}")
+    import torch
+
+    from asa_engine.graders.multi_granular.model import MultiGranular, lexicon_paths
+
+    torch.set_num_threads(threads)
+    lexicon = Lexicon.read(lexicon_paths(bundle.path, config))
+    return TorchStages(MultiGranular.load(bundle.path), lexicon)
+
+
+ENTRY = GraderEntry(
+    name="multi_granular",
+    summary="S5: labels of sentence, words and phones, and a rationale, by a language model",
+    exact_when="audio is prefilled when a window closes; the verdict when the speech ends",
+    config=MultiGranularConfig.from_dict,
+    open=_open,
+    run=MultiGranularRun,
+    uses=("text",),
+    extra="recogniser",
+)
