@@ -22,6 +22,7 @@ TRAINERS = {
     "speech_llm": "asa_engine.training.speech_llm:train",
     "speech_llm_session": "asa_engine.training.session:train",
     "multi_aspect": "asa_engine.graders.multi_aspect.training:train",
+    "multi_granular": "asa_engine.training.multi_granular:train",
 }
 
 
