@@ -12,6 +12,9 @@ from asa_engine.bundle import write_manifest
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.aspects import AspectConfig
 
+# Tests leave this user's cache of packed weights alone.
+os.environ["ASA_PACKED_CACHE"] = "off"
+
 _SHARED = Path(os.environ.get("ASA_SHARED", Path(__file__).parents[2] / "shared"))
 
 

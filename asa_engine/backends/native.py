@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -9,18 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from asa_engine.backends.base import Availability, Backend, Encoded, HeadOutput
+from asa_engine.backends.packed import PackedShelf
 from asa_engine.backends.safetensors import Tensors
 from asa_engine.bundle import WEIGHTS_NAME, Bundle
-from asa_engine.errors import AsaError, BackendError, CheckpointError
+from asa_engine.errors import AsaError, BackendError, BundleError, CheckpointError
 from asa_engine.files import read_json
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.kernels import isa
-from asa_engine.kernels.encoder import PRECISIONS, Encoder, pool
+from asa_engine.kernels.encoder import PRECISIONS, Encoder, encoder_tensors, pool
 from asa_engine.kernels.head import Head
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.profiling import lap_sources
 
-__all__ = ["NativeBackend", "WhisperEncoder"]
+__all__ = ["MIXED", "NativeBackend", "WhisperEncoder"]
+
+MIXED = "mixed"
+"""A precision for each layer; its artifact is a plan: {"layers": ["bf16", "int8", ...]}."""
 
 _CONFIG_FIELDS = {
     "n_mels": "num_mel_bins",
@@ -92,7 +97,14 @@ class NativeBackend(Backend):
     name = "native"
 
     def __init__(
-        self, config: AcousticConfig, tensors: Tensors, *, precision: str, threads: int
+        self,
+        config: AcousticConfig,
+        tensors: Tensors,
+        *,
+        precision: str,
+        threads: int,
+        layers: Sequence[str] = (),
+        shelf: PackedShelf | None = None,
     ) -> None:
         self.precision = precision
         self.threads = threads
@@ -102,7 +114,17 @@ class NativeBackend(Backend):
         self._attention = weights["attention.weight"], weights["attention.bias"]
         mix = np.exp(weights["layer_mix"].astype(np.float64))
         self._layer_weights = [float(weight) for weight in mix / mix.sum()]
-        self._encoder = _build(config.encoder, tensors, "encoder.", precision, threads)
+        self._encoder = _build(
+            config.encoder,
+            tensors,
+            "encoder.",
+            layers or precision,
+            threads,
+            packed=shelf.find if shelf else lambda words: None,
+        )
+        self._shelf = shelf
+        if shelf:
+            shelf.keep(self._encoder.packed)
         if (sources := lap_sources()) is not None:
             self._encoder.record(True)
             sources.append(self._encoder.take_laps)
@@ -117,16 +139,29 @@ class NativeBackend(Backend):
 
     @classmethod
     def open(cls, bundle: Bundle, *, precision: str, threads: int) -> Self:
-        """Pack the weights of the bundle's checkpoint."""
-        if precision not in PRECISIONS:
+        """Map the bundle's packed weights for this CPU, or pack those of its checkpoint."""
+        if precision not in (*PRECISIONS, MIXED):
             raise BackendError(
                 f"native runs at {', '.join(PRECISIONS)}, not {precision}",
                 mend="name another precision",
             )
         isa()
         config = AcousticConfig.from_dict(bundle.config)
+        layers = _read_layers(bundle, config.encoder.layers) if precision == MIXED else ()
         tensors = Tensors(bundle.path / WEIGHTS_NAME)
-        return cls(config, tensors, precision=precision, threads=threads)
+        shelf = PackedShelf(bundle, config.encoder, layers or (precision,))
+        return cls(
+            config, tensors, precision=precision, threads=threads, layers=layers, shelf=shelf
+        )
+
+    def write_packed(self, folder: Path) -> None:
+        """Write the packed weights into a bundle that is being made, as a file of its own.
+
+        Raises:
+            BundleError: They cannot be written.
+        """
+        if self._shelf:
+            self._shelf.put(folder, self._encoder.packed)
 
     def encode(self, mel: NDArray[np.float32], *, frames: bool = False) -> Encoded:
         """Encode one window; frames are handed out only when asked for."""
@@ -144,22 +179,43 @@ class NativeBackend(Backend):
 
 
 def _build(
-    config: WhisperEncoderConfig, tensors: Tensors, prefix: str, precision: str, threads: int
+    config: WhisperEncoderConfig,
+    tensors: Tensors,
+    prefix: str,
+    precision: str | Sequence[str],
+    threads: int,
+    packed: Callable[[int], NDArray[np.int32] | None] = lambda words: None,
 ) -> Encoder:
-    """Pack an encoder; every tensor under the prefix must be one it has."""
-    unread = {name for name in tensors.names() if name.startswith(prefix)}
-
-    def read(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        unread.discard(prefix + name)
-        return tensors.read(prefix + name, shape)
-
-    encoder = Encoder(config, read, precision=precision, threads=threads)
-    if unread:
+    """Make an encoder; every tensor under the prefix must be one it has, and of its shape."""
+    shapes = encoder_tensors(config)
+    for name, shape in shapes.items():
+        tensors.check(prefix + name, shape)
+    known = {prefix + name for name in shapes}
+    unknown = {name for name in tensors.names() if name.startswith(prefix)} - known
+    if unknown:
         raise CheckpointError(
-            f"{tensors.path} has unknown {', '.join(sorted(unread)[:3])}",
+            f"{tensors.path} has unknown {', '.join(sorted(unknown)[:3])}",
             mend="weights and configuration are not of one model",
         )
-    return encoder
+    return Encoder(
+        config,
+        lambda name, shape: tensors.read(prefix + name, shape),
+        precision=precision,
+        threads=threads,
+        packed=packed,
+    )
+
+
+def _read_layers(bundle: Bundle, count: int) -> tuple[str, ...]:
+    """Read the precision of each layer from the bundle's plan."""
+    path = bundle.file("grader", "native", MIXED)
+    layers = read_json(path, BundleError).get("layers")
+    if not isinstance(layers, list) or len(layers) != count or not set(layers) <= {*PRECISIONS}:
+        raise BundleError(
+            f"{path} names no precision of {', '.join(PRECISIONS)} for each of {count} layers",
+            mend="run 'asa-engine tune' again",
+        )
+    return tuple(layers)
 
 
 def _prefix(tensors: Tensors) -> str:

@@ -90,6 +90,21 @@ class Tensors:
         """Return the shape of a tensor."""
         return self._entries[name][1]
 
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise unless there is a tensor of that name and shape.
+
+        Raises:
+            CheckpointError: It is missing or of another shape.
+        """
+        if name not in self._entries:
+            raise CheckpointError(f"{self.path} lacks {name}", mend=_MEND)
+        found = self._entries[name][1]
+        if found != shape:
+            raise CheckpointError(
+                f"{self.path}: {name} is {list(found)}, not {list(shape)}",
+                mend="weights and configuration are not of one model",
+            )
+
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return a tensor as float32.
 
@@ -100,14 +115,8 @@ class Tensors:
         Raises:
             CheckpointError: It is missing, of another shape, or holds NaN or infinity.
         """
-        if name not in self._entries:
-            raise CheckpointError(f"{self.path} lacks {name}", mend=_MEND)
-        dtype, found, begin = self._entries[name]
-        if found != shape:
-            raise CheckpointError(
-                f"{self.path}: {name} is {list(found)}, not {list(shape)}",
-                mend="weights and configuration are not of one model",
-            )
+        self.check(name, shape)
+        dtype, _, begin = self._entries[name]
         at = self._start + begin
         raw = self._bytes[at : at + math.prod(shape) * _ITEM_BYTES[dtype]]
         if dtype == "BF16":

@@ -12,7 +12,7 @@ from asa_engine.kernels import isa
 from asa_engine.kernels.laps import Lap, laps_of
 from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["PRECISIONS", "Encoder", "Read", "pool"]
+__all__ = ["PRECISIONS", "Encoder", "Read", "encoder_tensors", "pool"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -20,6 +20,40 @@ Read = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 """Returns a tensor by Hugging Face's name, of the shape asked for, or raises."""
 
 _MAX_THREADS = 256
+
+_STEM = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "embed_positions.weight")
+_CLOSING = ("layer_norm.weight", "layer_norm.bias")
+
+
+def encoder_tensors(config: WhisperEncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by Hugging Face's name, in the order they are read."""
+    width = config.d_model
+    stem = ((width, config.n_mels, 3), (width,), (width, width, 3), (width,))
+    shapes = dict(zip(_STEM, (*stem, (config.positions, width)), strict=True))
+    for layer in range(config.layers):
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in _layer_shapes(config).items()}
+    return {**shapes, **dict.fromkeys(_CLOSING, (width,))}
+
+
+def _layer_shapes(config: WhisperEncoderConfig) -> dict[str, tuple[int, ...]]:
+    width, inner = config.d_model, config.ffn
+    return {
+        "self_attn_layer_norm.weight": (width,),
+        "self_attn_layer_norm.bias": (width,),
+        "self_attn.q_proj.weight": (width, width),
+        "self_attn.q_proj.bias": (width,),
+        "self_attn.k_proj.weight": (width, width),
+        "self_attn.v_proj.weight": (width, width),
+        "self_attn.v_proj.bias": (width,),
+        "self_attn.out_proj.weight": (width, width),
+        "self_attn.out_proj.bias": (width,),
+        "final_layer_norm.weight": (width,),
+        "final_layer_norm.bias": (width,),
+        "fc1.weight": (inner, width),
+        "fc1.bias": (inner,),
+        "fc2.weight": (width, inner),
+        "fc2.bias": (width,),
+    }
 
 
 class Encoder:
@@ -30,70 +64,59 @@ class Encoder:
         read: Where the weights come from; each is read once.
         precision: `fp32`; `bf16`: products of bfloat16, sums and everything between in float32;
             `int8`: the feed-forward layers but the first in 8 bits, one scale for every 128 inputs
-            of a row, the rest as in bf16 where the CPU has it and in fp32 elsewhere. The first
-            layer's output projection is always in float32.
+            of a row, the rest as in bf16 where the CPU has it and in fp32 elsewhere. Or one for
+            each layer: an `int8` layer is such a one, the first too. The first layer's output
+            projection is in float32 unless that layer is named `int8`.
         threads: Threads one call may use, 1 to 256; they sleep when idle.
+        packed: Returns what `packed` returned for the same weights, precision and instruction set,
+            given their number, or `None` to have them packed anew. Nothing is read if it does.
 
     Raises:
-        ValueError: A precision or thread count out of range.
+        ValueError: A precision or thread count out of range, or not as many precisions as layers.
         BackendError: `ASA_CPU_ISA` names an instruction set this CPU lacks.
     """
 
     def __init__(
-        self, config: WhisperEncoderConfig, read: Read, *, precision: str, threads: int = 1
+        self,
+        config: WhisperEncoderConfig,
+        read: Read,
+        *,
+        precision: str | Sequence[str],
+        threads: int = 1,
+        packed: Callable[[int], NDArray[np.int32] | None] = lambda words: None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}; it must be one of {PRECISIONS}")
+        for named in [precision] if isinstance(precision, str) else precision:
+            if named not in PRECISIONS:
+                raise ValueError(f"precision is {named!r}; it must be one of {PRECISIONS}")
         if not 1 <= threads <= _MAX_THREADS:
             raise ValueError(f"threads is {threads}; it must be in [1, {_MAX_THREADS}]")
         isa()
         self.config = config
         self.precision = precision
         self.threads = threads
-        width, inner = config.d_model, config.ffn
         self._encoder = _kernels.Encoder(
             config.n_mels,
-            width,
+            config.d_model,
             config.heads,
-            inner,
+            config.ffn,
             config.layers,
             config.positions,
-            precision,
+            precision if isinstance(precision, str) else list(precision),
             threads,
         )
-        self._encoder.set_stem(
-            [
-                read("conv1.weight", (width, config.n_mels, 3)),
-                read("conv1.bias", (width,)),
-                read("conv2.weight", (width, width, 3)),
-                read("conv2.bias", (width,)),
-                read("embed_positions.weight", (config.positions, width)),
-            ]
-        )
-        shapes = {
-            "self_attn_layer_norm.weight": (width,),
-            "self_attn_layer_norm.bias": (width,),
-            "self_attn.q_proj.weight": (width, width),
-            "self_attn.q_proj.bias": (width,),
-            "self_attn.k_proj.weight": (width, width),
-            "self_attn.v_proj.weight": (width, width),
-            "self_attn.v_proj.bias": (width,),
-            "self_attn.out_proj.weight": (width, width),
-            "self_attn.out_proj.bias": (width,),
-            "final_layer_norm.weight": (width,),
-            "final_layer_norm.bias": (width,),
-            "fc1.weight": (inner, width),
-            "fc1.bias": (inner,),
-            "fc2.weight": (width, inner),
-            "fc2.bias": (width,),
-        }
+        if (words := packed(self._encoder.packed_words)) is not None:
+            self._encoder.adopt(words)
+            return
+        shapes = encoder_tensors(config)
+        self._encoder.set_stem([read(name, shapes[name]) for name in _STEM])
         for layer in range(config.layers):
-            self._encoder.set_layer(
-                layer, [read(f"layers.{layer}.{name}", shape) for name, shape in shapes.items()]
-            )
-        self._encoder.set_final_norm(
-            [read("layer_norm.weight", (width,)), read("layer_norm.bias", (width,))]
-        )
+            names = [f"layers.{layer}.{name}" for name in _layer_shapes(config)]
+            self._encoder.set_layer(layer, [read(name, shapes[name]) for name in names])
+        self._encoder.set_final_norm([read(name, shapes[name]) for name in _CLOSING])
+
+    def packed(self) -> NDArray[np.int32]:
+        """Return all weights as packed, a view: what `packed=` takes the next time."""
+        return self._encoder.packed()
 
     def encode(
         self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None = None

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <climits>
 
 #include "asa/attend.h"
@@ -65,6 +66,14 @@ asa::Precision precision_named(const std::string& name) {
   if (name == "bf16") return asa::Precision::bf16;
   if (name == "int8") return asa::Precision::int8;
   throw std::invalid_argument("precision is \"" + name + "\"; it must be fp32, bf16 or int8");
+}
+
+using Words = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+std::vector<asa::Precision> precisions_named(const std::vector<std::string>& names) {
+  std::vector<asa::Precision> all;
+  for (const std::string& name : names) all.push_back(precision_named(name));
+  return all;
 }
 
 // Checks the number of tensors and of their elements, in the order given.
@@ -254,7 +263,9 @@ class Head {
 NB_MODULE(_kernels, m) {
   // An engine that lives until the interpreter ends is no leak, and no news to a user.
   nb::set_leak_warnings(false);
-  m.doc() = "Compiled kernels; asa_engine.kernels holds the typed functions over them.";
+  m.doc() =
+      "Compiled kernels; asa_engine.kernels holds the typed functions "
+      "over them.";
   m.def("isa", [] { return asa::kernels().isa; });
   m.def("available_isas", &asa::available_isas);
   m.def(
@@ -312,10 +323,22 @@ NB_MODULE(_kernels, m) {
           "__init__",
           [](asa::Encoder* self, int mels, int width, int heads, int inner, int layers,
              int positions, const std::string& precision, int threads) {
-            new (self) asa::Encoder({mels, width, heads, inner, layers, positions},
-                                    precision_named(precision), threads);
+            // An impossible number of layers is for the encoder to refuse.
+            const int bounded = std::clamp(layers, 0, 1024);
+            new (self)
+                asa::Encoder({mels, width, heads, inner, layers, positions},
+                             asa::layer_precisions(precision_named(precision), bounded), threads);
           },
           "mels"_a, "width"_a, "heads"_a, "inner"_a, "layers"_a, "positions"_a, "precision"_a,
+          "threads"_a)
+      .def(
+          "__init__",
+          [](asa::Encoder* self, int mels, int width, int heads, int inner, int layers,
+             int positions, const std::vector<std::string>& precisions, int threads) {
+            new (self) asa::Encoder({mels, width, heads, inner, layers, positions},
+                                    precisions_named(precisions), threads);
+          },
+          "mels"_a, "width"_a, "heads"_a, "inner"_a, "layers"_a, "positions"_a, "precisions"_a,
           "threads"_a)
       .def_prop_ro("threads", &asa::Encoder::threads)
       .def("set_stem", &set_stem, "tensors"_a)
@@ -328,6 +351,17 @@ NB_MODULE(_kernels, m) {
             self.set_final_norm(p[0], p[1]);
           },
           "tensors"_a)
+      .def_prop_ro("packed_words", &asa::Encoder::packed_words)
+      .def("packed",
+           [](const asa::Encoder& self) {
+             const asa::Encoder::Packed packed = self.packed();
+             return nb::ndarray<nb::numpy, const int32_t, nb::ndim<1>>(packed.words, {packed.count},
+                                                                       nb::find(self));
+           })
+      .def(
+          "adopt",
+          [](asa::Encoder& self, Words words) { self.adopt({words.data(), words.size()}); },
+          "words"_a.noconvert(), nb::keep_alive<1, 2>())
       .def("encode", &encode, "mels"_a, "layer_weights"_a, "moments"_a)
       .def("record", &asa::Encoder::record, "on"_a)
       .def("take_laps", &take_laps);

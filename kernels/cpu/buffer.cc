@@ -1,29 +1,35 @@
 #include "asa/buffer.h"
 
-#include <cstring>
+#include <cstdint>
+#include <cstdlib>
 #include <new>
 #include <utility>
 
 namespace asa {
 namespace {
 
-constexpr std::align_val_t kLine{64};
+constexpr std::size_t kLine = 64;
 
 }  // namespace
 
-Buffer::Buffer(std::size_t words)
-    : data_(::operator new(words * sizeof(float), kLine)), words_(words) {
-  std::memset(data_, 0, words * sizeof(float));
+// calloc takes large blocks from the system, which hands out zeroed pages as they are touched.
+Buffer::Buffer(std::size_t words) : words_(words) {
+  if (words > SIZE_MAX / sizeof(float) - kLine) throw std::bad_alloc();
+  memory_ = std::calloc(words * sizeof(float) + kLine, 1);
+  if (!memory_) throw std::bad_alloc();
+  const auto at = reinterpret_cast<std::uintptr_t>(memory_);
+  data_ = static_cast<char*>(memory_) + (kLine - at % kLine) % kLine;
 }
 
-Buffer::~Buffer() {
-  if (data_) ::operator delete(data_, kLine);
-}
+Buffer::~Buffer() { std::free(memory_); }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), words_(std::exchange(other.words_, 0)) {}
+    : memory_(std::exchange(other.memory_, nullptr)),
+      data_(std::exchange(other.data_, nullptr)),
+      words_(std::exchange(other.words_, 0)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(memory_, other.memory_);
   std::swap(data_, other.data_);
   std::swap(words_, other.words_);
   return *this;

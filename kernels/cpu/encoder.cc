@@ -18,15 +18,25 @@ namespace {
 constexpr int kKernel = 3;                     // width of both convolutions
 constexpr std::size_t kHiddenBytes = 1200000;  // of a block's hidden rows: about one L2
 
-Buffer copy_of(const float* from, std::size_t count, std::size_t room) {
-  Buffer buffer(room);
-  std::memcpy(buffer.floats(), from, count * sizeof(float));
-  return buffer;
+constexpr std::size_t kLineWords = 16;  // of a cache line
+
+bool has_bf16() { return std::strcmp(kernels().isa, "avx512_bf16") == 0; }
+
+// Of the projections beside int8 feed-forward layers.
+Precision dense_of(Precision precision) {
+  if (precision != Precision::int8) return precision;
+  return has_bf16() ? Precision::bf16 : Precision::fp32;
 }
 
 }  // namespace
 
-Encoder::Encoder(const EncoderShape& shape, Precision precision, int threads)
+std::vector<Precision> layer_precisions(Precision precision, int layers) {
+  std::vector<Precision> all(layers, precision);
+  if (layers > 0) all[0] = dense_of(precision);
+  return all;
+}
+
+Encoder::Encoder(const EncoderShape& shape, const std::vector<Precision>& layers, int threads)
     : shape_(shape), kernels_(kernels()), pool_(threads) {
   const auto in = [](int value, int most) { return value >= 1 && value <= most; };
   if (!in(shape.mels, 512) || !in(shape.width, 8192) || !in(shape.heads, 256) ||
@@ -34,42 +44,110 @@ Encoder::Encoder(const EncoderShape& shape, Precision precision, int threads)
       shape.width % shape.heads) {
     throw std::invalid_argument("not the shape of a Whisper encoder");
   }
-  const bool has_bf16 = std::strcmp(kernels_.isa, "avx512_bf16") == 0;
-  inner_ = precision;
-  dense_ = precision != Precision::int8 ? precision : has_bf16 ? Precision::bf16 : Precision::fp32;
+  if (layers.size() != static_cast<std::size_t>(shape.layers)) {
+    throw std::invalid_argument("one precision a layer is needed");
+  }
   stride_ = round_up(shape.width, kGroup);
   head_width_ = round_up(shape.width / shape.heads, kernels_.gemm.geometry.panel);
-  const std::size_t tile_bytes =
-      sizeof(float) * kernels_.gemm.geometry.rows * words_of(inner_, round_up(shape.inner, kGroup));
+  std::size_t tile_bytes = 0;
+  for (const Precision precision : layers) {
+    layers_.emplace_back();
+    layers_.back().dense = dense_of(precision);
+    layers_.back().inner = precision;
+    tile_bytes += sizeof(float) * kernels_.gemm.geometry.rows *
+                  words_of(precision, round_up(shape.inner, kGroup));
+  }
+  tile_bytes /= layers.size();
   most_tiles_ = static_cast<int>(std::clamp<std::size_t>(kHiddenBytes / tile_bytes, 1, 32));
-  layers_.resize(shape.layers);
   scratch_.resize(threads);
+  packed_words_ = lay_out(nullptr);
 }
 
-void Encoder::pack(PackedLinear& to, Precision precision, const float* weight, const float* bias,
-                   int in, int out) const {
-  to.precision = precision;
-  to.in = in;
-  to.out = round_up(out, kernels_.gemm.geometry.panel);
-  const std::size_t groups = chunks_of(precision, in);
-  to.panel_buffer = Buffer(static_cast<std::size_t>(words_of(precision, in)) * to.out);
-  to.bias_buffer = Buffer(to.out);
-  if (precision == Precision::int8) {
-    to.scale_buffer = Buffer(groups * to.out);
-    to.sum_buffer = Buffer(groups * to.out);
+// Points every weight into `words`, if not null; returns how many there must be.
+std::size_t Encoder::lay_out(std::int32_t* words) {
+  std::size_t used = 0;
+  const auto take = [&](std::size_t count) {
+    std::int32_t* at = words ? words + used : nullptr;
+    used += (count + kLineWords - 1) / kLineWords * kLineWords;
+    return at;
+  };
+  const auto floats = [&](std::size_t count) { return reinterpret_cast<float*>(take(count)); };
+  const auto linear = [&](Linear& to, Precision precision, int in, int out) {
+    to = {.precision = precision, .in = in, .out = round_up(out, kernels_.gemm.geometry.panel)};
+    to.panels = take(static_cast<std::size_t>(words_of(precision, in)) * to.out);
+    to.bias = floats(to.out);
+    if (precision != Precision::int8) return;
+    const std::size_t groups = chunks_of(precision, in);
+    to.scale = floats(groups * to.out);
+    to.sum = floats(groups * to.out);
+  };
+  const int width = shape_.width, all = shape_.heads * head_width_;
+  linear(conv1_, layers_[0].dense, kKernel * shape_.mels, width);
+  linear(conv2_, layers_[0].dense, kKernel * stride_, width);
+  positions_ = floats(static_cast<std::size_t>(shape_.positions) * stride_);
+  for (Layer& layer : layers_) {
+    // Some frames' errors grow a hundredfold in the last layer. The first one's go through all
+    // others, so it is here that precision pays.
+    const bool exact = &layer == &layers_[0] && layer.inner != Precision::int8;
+    linear(layer.q, layer.dense, width, all);
+    linear(layer.k, layer.dense, width, all);
+    linear(layer.v, layer.dense, width, all);
+    linear(layer.o, exact ? Precision::fp32 : layer.dense, all, width);
+    linear(layer.fc1, layer.inner, width, shape_.inner);
+    linear(layer.fc2, layer.inner, shape_.inner, width);
+    for (float** norm :
+         {&layer.norm1_weight, &layer.norm1_bias, &layer.norm2_weight, &layer.norm2_bias}) {
+      *norm = floats(stride_);
+    }
   }
-  to.panels = to.panel_buffer.ints();
-  to.bias = to.bias_buffer.floats();
-  to.scale = to.scale_buffer.floats();
-  to.sum = to.sum_buffer.floats();
-  std::vector<float> padded_weight(static_cast<std::size_t>(in) * to.out);
+  final_weight_ = floats(stride_);
+  final_bias_ = floats(stride_);
+  return used;
+}
+
+void Encoder::make_room() {
+  if (packed_) return;
+  weights_ = Buffer(packed_words_);
+  packed_ = weights_.ints();
+  lay_out(weights_.ints());
+}
+
+Encoder::Packed Encoder::packed() const {
+  if (!all_set()) throw std::logic_error("the encoder's weights are not all set");
+  return {packed_, packed_words_};
+}
+
+void Encoder::adopt(const Packed& packed) {
+  if (packed_) throw std::logic_error("the encoder's weights have been set");
+  if (packed.count != packed_words_ ||
+      reinterpret_cast<std::uintptr_t>(packed.words) % (sizeof(float) * kLineWords)) {
+    throw std::invalid_argument("not the packed weights of this encoder");
+  }
+  packed_ = packed.words;
+  lay_out(const_cast<std::int32_t*>(packed.words));  // only set_* write there
+  layers_set_ = shape_.layers;
+  stem_set_ = final_set_ = true;
+}
+
+void Encoder::pack(const Linear& to, const float* weight, const float* bias, int out) const {
+  if (to.out == out) {
+    kernels_.gemm.pack(weight, bias, to);
+    return;
+  }
+  std::vector<float> padded_weight(static_cast<std::size_t>(to.in) * to.out);
   std::vector<float> padded_bias(to.out);
-  std::memcpy(padded_weight.data(), weight, sizeof(float) * in * out);
+  std::memcpy(padded_weight.data(), weight, sizeof(float) * to.in * out);
   if (bias) std::memcpy(padded_bias.data(), bias, sizeof(float) * out);
   kernels_.gemm.pack(padded_weight.data(), padded_bias.data(), to);
 }
 
+void Encoder::copy(float* to, const float* from) const {
+  std::memcpy(to, from, sizeof(float) * shape_.width);
+}
+
 void Encoder::set_stem(const StemWeights& w) {
+  if (stem_set_) throw std::logic_error("the convolutions are set once");
+  make_room();
   const int width = shape_.width;
   // A convolution is a product with rows of three frames laid end to end, so [out][in][3] becomes
   // [out][3][in], the second one with the residual stream's padding.
@@ -85,14 +163,11 @@ void Encoder::set_stem(const StemWeights& w) {
     }
     return to;
   };
-  pack(conv1_, dense_, reorder(w.conv1_weight, shape_.mels, shape_.mels).data(), w.conv1_bias,
-       kKernel * shape_.mels, width);
-  pack(conv2_, dense_, reorder(w.conv2_weight, width, stride_).data(), w.conv2_bias,
-       kKernel * stride_, width);
-  positions_ = Buffer(static_cast<std::size_t>(shape_.positions) * stride_);
+  pack(conv1_, reorder(w.conv1_weight, shape_.mels, shape_.mels).data(), w.conv1_bias, width);
+  pack(conv2_, reorder(w.conv2_weight, width, stride_).data(), w.conv2_bias, width);
   for (int p = 0; p < shape_.positions; ++p) {
-    std::memcpy(positions_.floats() + static_cast<std::size_t>(p) * stride_,
-                w.positions + static_cast<std::size_t>(p) * width, sizeof(float) * width);
+    copy(positions_ + static_cast<std::size_t>(p) * stride_,
+         w.positions + static_cast<std::size_t>(p) * width);
   }
   stem_set_ = true;
 }
@@ -100,6 +175,7 @@ void Encoder::set_stem(const StemWeights& w) {
 void Encoder::set_layer(int index, const LayerWeights& w) {
   if (index != layers_set_ || index >= shape_.layers)
     throw std::logic_error("layers are set in order, once");
+  make_room();
   const int width = shape_.width, heads = shape_.heads;
   const int real = width / heads, all = heads * head_width_;
   // Heads padded to whole panels, in the outputs of q, k and v and in the inputs of o.
@@ -123,43 +199,43 @@ void Encoder::set_layer(int index, const LayerWeights& w) {
   // The softmax is taken to base 2.
   const float factor = 1.44269504089f / std::sqrt(static_cast<float>(real));
   Layer& to = layers_[index];
-  pack(to.q, dense_, pad_outputs(w.q_weight, width, factor).data(),
-       pad_outputs(w.q_bias, 1, factor).data(), width, all);
-  pack(to.k, dense_, pad_outputs(w.k_weight, width, 1).data(), nullptr, width, all);
-  pack(to.v, dense_, pad_outputs(w.v_weight, width, 1).data(), pad_outputs(w.v_bias, 1, 1).data(),
-       width, all);
-  // Some frames' errors grow a hundredfold in the last layer. The first one's go through all
-  // others, so it is here that precision pays.
-  const bool first = index == 0;
-  pack(to.o, first ? Precision::fp32 : dense_, o_weight.data(), w.o_bias, all, width);
-  const auto copy = [](const float* from, int count) {
-    return std::vector<float>(from, from + count);
-  };
-  FeedForward inner{copy(w.norm2_weight, width), copy(w.norm2_bias, width),
-                    copy(w.fc1_weight, width * shape_.inner), copy(w.fc1_bias, shape_.inner),
-                    copy(w.fc2_weight, width * shape_.inner)};
-  if (inner_ == Precision::int8) balance(inner);
-  const Precision feed_forward = first ? dense_ : inner_;
-  pack(to.fc1, feed_forward, inner.fc1_weight.data(), inner.fc1_bias.data(), width, shape_.inner);
-  pack(to.fc2, feed_forward, inner.fc2_weight.data(), w.fc2_bias, shape_.inner, width);
-  to.norm1_weight = copy_of(w.norm1_weight, width, stride_);
-  to.norm1_bias = copy_of(w.norm1_bias, width, stride_);
-  to.norm2_weight = copy_of(inner.norm_weight.data(), width, stride_);
-  to.norm2_bias = copy_of(inner.norm_bias.data(), width, stride_);
+  pack(to.q, pad_outputs(w.q_weight, width, factor).data(), pad_outputs(w.q_bias, 1, factor).data(),
+       all);
+  pack(to.k, pad_outputs(w.k_weight, width, 1).data(), nullptr, all);
+  pack(to.v, pad_outputs(w.v_weight, width, 1).data(), pad_outputs(w.v_bias, 1, 1).data(), all);
+  pack(to.o, o_weight.data(), w.o_bias, width);
+  if (to.inner == Precision::int8) {
+    const auto values = [](const float* from, int count) {
+      return std::vector<float>(from, from + count);
+    };
+    FeedForward inner{values(w.norm2_weight, width), values(w.norm2_bias, width),
+                      values(w.fc1_weight, width * shape_.inner), values(w.fc1_bias, shape_.inner),
+                      values(w.fc2_weight, width * shape_.inner)};
+    balance(inner);
+    pack(to.fc1, inner.fc1_weight.data(), inner.fc1_bias.data(), shape_.inner);
+    pack(to.fc2, inner.fc2_weight.data(), w.fc2_bias, width);
+  } else {
+    pack(to.fc1, w.fc1_weight, w.fc1_bias, shape_.inner);
+    pack(to.fc2, w.fc2_weight, w.fc2_bias, width);
+  }
+  copy(to.norm1_weight, w.norm1_weight);
+  copy(to.norm1_bias, w.norm1_bias);
+  copy(to.norm2_weight, w.norm2_weight);
+  copy(to.norm2_bias, w.norm2_bias);
   ++layers_set_;
 }
 
 void Encoder::set_final_norm(const float* weight, const float* bias) {
-  final_weight_ = copy_of(weight, shape_.width, stride_);
-  final_bias_ = copy_of(bias, shape_.width, stride_);
+  if (final_set_) throw std::logic_error("the closing LayerNorm is set once");
+  make_room();
+  copy(final_weight_, weight);
+  copy(final_bias_, bias);
   final_set_ = true;
 }
 
 void Encoder::encode(const std::vector<Sequence>& batch, const std::vector<float>& layer_weights) {
   std::lock_guard lock(mutex_);
-  if (!stem_set_ || !final_set_ || layers_set_ != shape_.layers) {
-    throw std::logic_error("the encoder's weights are not all set");
-  }
+  if (!all_set()) throw std::logic_error("the encoder's weights are not all set");
   if (layer_weights.size() != static_cast<std::size_t>(shape_.layers) + 1) {
     throw std::invalid_argument("one weight a layer is needed, and one for the embedded input");
   }
@@ -254,51 +330,59 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
   const int waves = (tiles + threads * most_tiles_ - 1) / (threads * most_tiles_);
   const int size = std::max(1, (tiles + threads * waves - 1) / (threads * waves));
   blocks_.clear();
+  int largest = 0;
   for (int s = 0; s < static_cast<int>(batch.size()); ++s) {
     const int own = (batch[s].frames() + rows - 1) / rows;
     for (int t = 0; t < own; t += size) blocks_.push_back({s, t, std::min(size, own - t)});
+    largest = std::max(largest, std::min(size, own));
   }
 
   const std::size_t all = static_cast<std::size_t>(shape_.heads) * head_width_;
   residual_.reserve(static_cast<std::size_t>(tiles) * rows * stride_);
-  queries_.reserve(static_cast<std::size_t>(tiles) * rows * shape_.heads *
-                   chunks_of(dense_, head_width_) * kChunkWords);
-  for (int parity = 0; parity < 2; ++parity) {
-    keys_[parity].reserve(panels * panel * all / inputs_per_word(dense_));
-    values_[parity].reserve(panels * panel * all / inputs_per_word(dense_));
-  }
-  const std::size_t block_rows = static_cast<std::size_t>(most_tiles_) * rows;
+  const std::size_t block_rows = static_cast<std::size_t>(largest) * rows;
   const std::size_t conv_rows = round_up(static_cast<int>(2 * block_rows) + 1, rows);
-  const auto words = [](Precision p, int in) {
-    return static_cast<std::size_t>(chunks_of(p, in)) * kChunkWords;
+  // A row's words before a linear layer.
+  const auto words = [](const Linear& next) {
+    return static_cast<std::size_t>(chunks_of(next.precision, next.in)) * kChunkWords;
   };
+  std::size_t input = std::max(conv_rows * words(conv1_), block_rows * words(conv2_)), hidden = 0;
+  for (int index = 0; index < shape_.layers; ++index) {
+    const Layer& layer = layers_[index];
+    const std::size_t pairs = panels * panel * all / inputs_per_word(layer.dense);
+    queries_.reserve(static_cast<std::size_t>(tiles) * rows * shape_.heads *
+                     chunks_of(layer.dense, head_width_) * kChunkWords);
+    keys_[index % 2].reserve(pairs);
+    values_[index % 2].reserve(pairs);
+    for (const Linear* next : {&layer.q, &layer.o, &layer.fc1}) {
+      input = std::max(input, block_rows * words(*next));
+    }
+    hidden = std::max(hidden, block_rows * words(layer.fc2));
+  }
   for (Scratch& scratch : scratch_) {
     scratch.mel.reserve((conv_rows + 2) * shape_.mels + 2 * kGroup);
     scratch.conv.reserve(conv_rows * stride_);
-    scratch.input.reserve(std::max({conv_rows * words(dense_, kKernel * shape_.mels),
-                                    block_rows * words(dense_, kKernel * stride_),
-                                    block_rows * words(Precision::fp32, static_cast<int>(all)),
-                                    block_rows * words(dense_, shape_.width)}));
-    scratch.input_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.width));
+    scratch.input.reserve(input);
+    scratch.input_scale.reserve(2 * block_rows * chunks_of(Precision::int8, shape_.width));
     scratch.context.reserve(block_rows * all + kGroup);
-    scratch.hidden.reserve(block_rows * words(dense_, shape_.inner));
-    scratch.hidden_scale.reserve(2 * block_rows * chunks_of(inner_, shape_.inner));
+    scratch.hidden.reserve(hidden);
+    scratch.hidden_scale.reserve(2 * block_rows * chunks_of(Precision::int8, shape_.inner));
     scratch.staging.reserve(std::max(block_rows * kGroup, static_cast<std::size_t>(stride_)));
   }
 }
 
-Attention Encoder::attention(int sequence, int parity, int frames) const {
+Attention Encoder::attention(int sequence, int layer, int frames) const {
   const int rows = kernels_.gemm.geometry.rows, panel = kernels_.gemm.geometry.panel;
-  const int per_word = inputs_per_word(dense_),
-            panels = first_panel_[sequence + 1] - first_panel_[sequence];
+  const Precision dense = layers_[layer].dense;
+  const int per_word = inputs_per_word(dense), parity = layer % 2;
+  const int panels = first_panel_[sequence + 1] - first_panel_[sequence];
   const std::size_t before = static_cast<std::size_t>(first_panel_[sequence]) * panel *
                              shape_.heads * head_width_ / per_word;
-  return {.precision = dense_,
+  return {.precision = dense,
           .heads = shape_.heads,
           .head_width = head_width_,
           .length = frames,
           .queries = queries_.ints() + static_cast<std::size_t>(first_tile_[sequence]) * rows *
-                                           shape_.heads * chunks_of(dense_, head_width_) *
+                                           shape_.heads * chunks_of(dense, head_width_) *
                                            kChunkWords,
           .keys = keys_[parity].ints() + before,
           .values = values_[parity].ints() + before,
@@ -347,8 +431,7 @@ void Encoder::run_stem(const Sequence& sequence, const Block& block, Scratch& sc
                  stride_;
   // Rows past the sequence's end have no position; they are never read by others, only kept finite.
   kernels_.gemm.gelu_store(input, conv2_, valid, x, stride_,
-                           positions_.floats() + static_cast<std::size_t>(first) * stride_,
-                           stride_);
+                           positions_ + static_cast<std::size_t>(first) * stride_, stride_);
   mark(scratch, Step::conv2, -1, conv2_, valid, kKernel * shape_.width, shape_.width);
   std::memset(x + static_cast<std::size_t>(valid) * stride_, 0,
               sizeof(float) * (count - valid) * stride_);
@@ -360,7 +443,7 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   float* x = residual_.floats() +
              static_cast<std::size_t>(first_tile_[block.sequence] + block.first_tile) * tile_rows *
                  stride_;
-  const Attention view = attention(block.sequence, index % 2, sequence.frames());
+  const Attention view = attention(block.sequence, index, sequence.frames());
   const int all = shape_.heads * head_width_;
   float* context = scratch.context.floats();
   for (int head = 0; head < shape_.heads; ++head) {
@@ -372,8 +455,8 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   }
   const int valid = valid_rows(sequence, block, tile_rows), width = shape_.width;
   if (scratch.laps) {
-    const double length = sequence.frames(), words = double(width) / inputs_per_word(dense_);
-    scratch.laps->mark(Step::attention, index, dense_, 4.0 * valid * length * width,
+    const double length = sequence.frames(), words = double(width) / inputs_per_word(layer.dense);
+    scratch.laps->mark(Step::attention, index, layer.dense, 4.0 * valid * length * width,
                        sizeof(float) * (words * (valid + 2 * length) + double(valid) * width));
   }
   Rows input = rows(scratch, layer.o);
@@ -383,8 +466,8 @@ void Encoder::run_layer(int index, const Sequence& sequence, const Block& block,
   mark(scratch, Step::projection, index, layer.o, valid, width, width);
 
   input = rows(scratch, layer.fc1);
-  kernels_.layer_norm.put(x, stride_, count, layer.norm2_weight.floats(), layer.norm2_bias.floats(),
-                          input, scratch.staging.floats());
+  kernels_.layer_norm.put(x, stride_, count, layer.norm2_weight, layer.norm2_bias, input,
+                          scratch.staging.floats());
   mark(scratch, Step::norm, index, 8.0 * valid * width, 2.0 * valid * width);
   const Rows hidden = {layer.fc2.precision, layer.fc2.in, scratch.hidden.ints(),
                        scratch.hidden_scale.floats()};
@@ -400,10 +483,10 @@ void Encoder::project(int index, const Sequence& sequence, const Block& block, S
   const float* x = residual_.floats() +
                    static_cast<std::size_t>(first_tile_[block.sequence] + block.first_tile) *
                        tile_rows * stride_;
-  const Attention view = attention(block.sequence, index % 2, sequence.frames());
+  const Attention view = attention(block.sequence, index, sequence.frames());
   const Rows input = rows(scratch, layer.q);
-  kernels_.layer_norm.put(x, stride_, count, layer.norm1_weight.floats(), layer.norm1_bias.floats(),
-                          input, scratch.staging.floats());
+  kernels_.layer_norm.put(x, stride_, count, layer.norm1_weight, layer.norm1_bias, input,
+                          scratch.staging.floats());
   const int valid = valid_rows(sequence, block, tile_rows), width = shape_.width;
   mark(scratch, Step::norm, index, 8.0 * valid * width, 2.0 * valid * width);
   kernels_.gemm.queries(input, layer.q, valid, view, block.first_tile);
@@ -425,8 +508,8 @@ void Encoder::mix(int layer, const Sequence& sequence, const Block& block, float
       (static_cast<std::size_t>(first_tile_[block.sequence]) * tile_rows + first) * stride_;
   float* out = sequence.out + static_cast<std::size_t>(first) * shape_.width;
   if (layer == shape_.layers) {
-    kernels_.layer_norm.mix(x, stride_, count, shape_.width, final_weight_.floats(),
-                            final_bias_.floats(), weight, out);
+    kernels_.layer_norm.mix(x, stride_, count, shape_.width, final_weight_, final_bias_, weight,
+                            out);
   } else {
     kernels_.layer_norm.add_scaled(x, stride_, count, shape_.width, weight, out);
   }
@@ -444,8 +527,8 @@ void Encoder::sum_moments(int layer, const Sequence& sequence, int first_tile) {
     const std::size_t size = static_cast<std::size_t>(count) * width;
     last_.reserve(size);
     std::memset(last_.floats(), 0, sizeof(float) * size);
-    kernels_.layer_norm.mix(x, stride, count, width, final_weight_.floats(), final_bias_.floats(),
-                            1.0f, last_.floats());
+    kernels_.layer_norm.mix(x, stride, count, width, final_weight_, final_bias_, 1.0f,
+                            last_.floats());
     x = last_.floats();
     stride = width;
   }

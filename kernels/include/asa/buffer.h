@@ -6,7 +6,7 @@
 
 namespace asa {
 
-// Zeroed 32-bit words, aligned to a cache line.
+// Zeroed 32-bit words, aligned to a cache line. What is never touched takes no memory.
 class Buffer {
  public:
   Buffer() = default;
@@ -21,6 +21,7 @@ class Buffer {
   std::int32_t* ints() const { return static_cast<std::int32_t*>(data_); }
 
  private:
+  void* memory_ = nullptr;
   void* data_ = nullptr;
   std::size_t words_ = 0;
 };

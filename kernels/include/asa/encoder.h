@@ -39,14 +39,20 @@ struct Sequence {
   int frames() const { return (mel_frames + 1) / 2; }
 };
 
-// Precision::int8 keeps the feed-forward layers but the first in int8 and the rest in bfloat16
-// where the CPU has it, float32 elsewhere: quantising the projections of attention too would double
-// the error, and quantising the first layer makes single frames fail. The first layer's output
-// projection is in float32 at any precision.
+// What the whole encoder's precision is layer by layer. Precision::int8 spares the first layer, in
+// which errors begin that make single frames fail later: it is as the projections of int8 layers
+// are.
+std::vector<Precision> layer_precisions(Precision precision, int layers);
+
+// A layer of Precision::int8 keeps its feed-forward layers in int8 and the rest in bfloat16 where
+// the CPU has it, float32 elsewhere: quantising the projections of attention too would double the
+// error. The convolutions are as the first layer's projections. The first layer's output projection
+// is in float32, unless the first layer is int8.
 class Encoder {
  public:
-  // Throws std::invalid_argument for an impossible shape or thread count.
-  Encoder(const EncoderShape& shape, Precision precision, int threads);
+  // Takes a precision for each layer. Throws std::invalid_argument for an impossible shape, number
+  // of precisions or thread count.
+  Encoder(const EncoderShape& shape, const std::vector<Precision>& layers, int threads);
 
   const EncoderShape& shape() const { return shape_; }
   int threads() const { return pool_.threads(); }
@@ -54,6 +60,20 @@ class Encoder {
   void set_stem(const StemWeights& w);
   void set_layer(int layer, const LayerWeights& w);
   void set_final_norm(const float* weight, const float* bias);
+
+  // All weights as packed, which another encoder of the same shape, precisions and instruction set
+  // can adopt. Throws std::logic_error if some are not set.
+  struct Packed {
+    const std::int32_t* words;
+    std::size_t count;
+  };
+  Packed packed() const;
+  std::size_t packed_words() const { return packed_words_; }
+
+  // Takes weights packed earlier in place of set_*; they must outlive the encoder. Throws
+  // std::invalid_argument unless they are as many as it needs and aligned to a cache line,
+  // std::logic_error if weights have been set.
+  void adopt(const Packed& packed);
 
   // out = sum over l of layer_weights[l] h_l, h_0 the embedded input, h_l the output of layer l,
   // the last one after the final LayerNorm. A sequence's result is the same, bit for bit, for any
@@ -71,12 +91,12 @@ class Encoder {
   std::vector<Lap> take_laps();
 
  private:
-  struct PackedLinear : Linear {
-    Buffer panel_buffer, bias_buffer, scale_buffer, sum_buffer;
-  };
   struct Layer {
-    PackedLinear q, k, v, o, fc1, fc2;
-    Buffer norm1_weight, norm1_bias, norm2_weight, norm2_bias;
+    Precision dense = Precision::fp32;  // of attention and its projections
+    Precision inner = Precision::fp32;  // of the feed-forward layers
+    Linear q, k, v, o, fc1, fc2;
+    float *norm1_weight = nullptr, *norm1_bias = nullptr;
+    float *norm2_weight = nullptr, *norm2_bias = nullptr;
   };
   struct Scratch {
     Buffer mel, conv, input, input_scale, context, hidden, hidden_scale, staging;
@@ -86,10 +106,13 @@ class Encoder {
     int sequence, first_tile, tiles;
   };
 
-  void pack(PackedLinear& to, Precision precision, const float* weight, const float* bias, int in,
-            int out) const;
+  std::size_t lay_out(std::int32_t* words);
+  void make_room();
+  void pack(const Linear& to, const float* weight, const float* bias, int out) const;
+  void copy(float* to, const float* from) const;
+  bool all_set() const { return stem_set_ && final_set_ && layers_set_ == shape_.layers; }
   void plan(const std::vector<Sequence>& batch);
-  Attention attention(int sequence, int parity, int frames) const;
+  Attention attention(int sequence, int layer, int frames) const;
   Rows rows(Scratch& scratch, const Linear& next) const;
   static int valid_rows(const Sequence& sequence, const Block& block, int tile_rows);
   void mark(Scratch& scratch, Step step, int layer, const Linear& linear, int rows, int in,
@@ -104,7 +127,6 @@ class Encoder {
 
   EncoderShape shape_;
   const Kernels& kernels_;
-  Precision dense_, inner_;  // of the projections and stem; of feed-forward layers
   ThreadPool pool_;
   std::mutex mutex_;
   int stride_;      // floats a row of the residual stream
@@ -113,8 +135,11 @@ class Encoder {
   int layers_set_ = 0;
   bool stem_set_ = false, final_set_ = false;
 
-  PackedLinear conv1_, conv2_;
-  Buffer positions_, final_weight_, final_bias_;
+  Buffer weights_;                        // what the pointers below point into, unless adopted
+  const std::int32_t* packed_ = nullptr;  // its beginning, or that of what was adopted
+  std::size_t packed_words_ = 0;
+  Linear conv1_, conv2_;
+  float *positions_ = nullptr, *final_weight_ = nullptr, *final_bias_ = nullptr;
   std::vector<Layer> layers_;
 
   std::vector<Scratch> scratch_;  // one a thread
