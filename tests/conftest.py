@@ -12,6 +12,10 @@ from asa_engine.bundle import write_manifest
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.aspects import AspectConfig
 
+# Triton's kernels run in its interpreter where there is no GPU; decided before triton is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Tests leave this user's cache of packed weights alone.
 os.environ["ASA_PACKED_CACHE"] = "off"
 

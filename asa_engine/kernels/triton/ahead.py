@@ -21,6 +21,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
@@ -150,7 +151,7 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx = made.asm["ptx"]
-    registers, spilled = _assemble(ptx)
+    registers, spilled = _assemble(ptx, capability)
     return Compiled(
         launch.name,
         capability,
@@ -161,7 +162,7 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
     )
 
 
-def _assemble(ptx: str) -> tuple[int, int]:
+def _assemble(ptx: str, capability: int) -> tuple[int, int]:
     """Return registers a thread and spilled bytes, as the assembler says."""
     target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
     assert target is not None
@@ -170,7 +171,7 @@ def _assemble(ptx: str) -> tuple[int, int]:
         path.write_text(ptx, encoding="utf-8")
         said = subprocess.run(
             [
-                triton.knobs.nvidia.ptxas.path,
+                get_ptxas(capability).path,
                 "-v",
                 f"--gpu-name={target[1]}",
                 str(path),

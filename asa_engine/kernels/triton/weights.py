@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asa_engine.kernels.device import GraderShape, Read
 from asa_engine.kernels.reference import mel_filters
 
-__all__ = ["DTYPES", "Layer", "Product", "Weights", "weight_bytes"]
+__all__ = ["DTYPES", "Layer", "Product", "Weights", "spectrum_tables", "weight_bytes"]
+
+Array = NDArray[np.float32]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPECTRUM_BINS = 256
@@ -71,9 +74,9 @@ class Weights:
             parts = [head.pop(f"pool_norms.{i}.{kind}") for i in norms]
             head[f"pool_norms.{kind}"] = np.stack(parts)
         self.head = {name: self._put(value) for name, value in head.items()}
-        self.waves, self.filters = _spectrum(config.n_mels, device)
+        self.waves, self.filters = map(self._put, spectrum_tables(config.n_mels))
 
-    def _put(self, value: np.ndarray) -> Tensor:
+    def _put(self, value: Array) -> Tensor:
         return torch.from_numpy(np.array(value, np.float32, order="C")).to(self._device)
 
     def _take(self, name: str, size: tuple[int, ...]) -> Tensor:
@@ -102,20 +105,20 @@ class Weights:
             fc2=self._linear(f"{prefix}fc2", (width, inner)),
         )
 
-    def _norm(self, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def _norm(self, name: str, width: int) -> tuple[Array, Array]:
         return self._read(f"{name}.weight", (width,)), self._read(f"{name}.bias", (width,))
 
     def _linear(
-        self, name: str, size: tuple[int, int], norm: tuple[np.ndarray, np.ndarray] | None = None
+        self, name: str, size: tuple[int, int], norm: tuple[Array, Array] | None = None
     ) -> Product:
         weight, bias = self._read(f"{name}.weight", size), self._read(f"{name}.bias", size[:1])
         return self._product(weight, bias, norm)
 
     def _product(
         self,
-        weight: np.ndarray,
-        bias: np.ndarray,
-        norm: tuple[np.ndarray, np.ndarray] | None,
+        weight: Array,
+        bias: Array,
+        norm: tuple[Array, Array] | None,
     ) -> Product:
         """Fold the LayerNorm before it into a product, as `linear` undoes it."""
         if norm is None:
@@ -160,7 +163,7 @@ def _bank_width(n_mels: int) -> int:
     return max(16, 1 << (n_mels - 1).bit_length())
 
 
-def _spectrum(n_mels: int, device: str) -> tuple[Tensor, Tensor]:
+def spectrum_tables(n_mels: int) -> tuple[Array, Array]:
     """Return Hann times the Fourier transform's waves [2, 400, 256], and mel filters [256, ..]."""
     k, f = np.arange(FFT), np.arange(FFT // 2 + 1)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * k / FFT)
@@ -169,6 +172,4 @@ def _spectrum(n_mels: int, device: str) -> tuple[Tensor, Tensor]:
     waves[:, :, : len(f)] = hann[:, None] * np.stack([np.cos(angle), np.sin(angle)])
     filters = np.zeros((SPECTRUM_BINS, _bank_width(n_mels)))
     filters[: len(f), :n_mels] = mel_filters(n_mels)
-    return tuple(  # type: ignore[return-value]  # two of them
-        torch.from_numpy(table.astype(np.float32)).to(device) for table in (waves, filters)
-    )
+    return waves.astype(np.float32), filters.astype(np.float32)
