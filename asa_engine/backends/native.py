@@ -189,7 +189,7 @@ def _build(
     """Make an encoder; every tensor under the prefix must be one it has, and of its shape."""
     shapes = encoder_tensors(config)
     for name, shape in shapes.items():
-        tensors.check(prefix + name, shape)
+        tensors.expect(prefix + name, shape)
     known = {prefix + name for name in shapes}
     unknown = {name for name in tensors.names() if name.startswith(prefix)} - known
     if unknown:

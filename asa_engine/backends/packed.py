@@ -114,14 +114,14 @@ def read_packed(path: Path, key: str, words: int, *, vouched: bool = False) -> W
     if header.get("key") != key or header.get("words") != words:
         return None
     found: Words = np.frombuffer(mapped, np.int32, words, _HEADER_BYTES)
-    if not vouched and header.get("sha256") != hashlib.sha256(found).hexdigest():
+    if not vouched and header.get("sha256") != hashlib.sha256(found.data).hexdigest():
         return None
     return found
 
 
 def write_packed(path: Path, key: str, words: Words) -> bool:
     """Write a file of packed words, whole or not at all; return whether it was written."""
-    header = {"key": key, "words": words.size, "sha256": hashlib.sha256(words).hexdigest()}
+    header = {"key": key, "words": words.size, "sha256": hashlib.sha256(words.data).hexdigest()}
     text = json.dumps(header).encode()
     if len(_MAGIC) + 4 + len(text) > _HEADER_BYTES:
         return False
@@ -132,7 +132,7 @@ def write_packed(path: Path, key: str, words: Words) -> bool:
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o644)
             file.write((_MAGIC + struct.pack("<I", len(text)) + text).ljust(_HEADER_BYTES, b"\0"))
-            file.write(memoryview(words).cast("B"))
+            file.write(words.data.cast("B"))
         os.replace(temporary, path)
     except OSError:  # a full disk or a read-only folder: then they are packed again next time
         if temporary is not None:

@@ -90,7 +90,7 @@ class Tensors:
         """Return the shape of a tensor."""
         return self._entries[name][1]
 
-    def check(self, name: str, shape: tuple[int, ...]) -> None:
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise unless there is a tensor of that name and shape.
 
         Raises:
@@ -115,7 +115,7 @@ class Tensors:
         Raises:
             CheckpointError: It is missing, of another shape, or holds NaN or infinity.
         """
-        self.check(name, shape)
+        self.expect(name, shape)
         dtype, _, begin = self._entries[name]
         at = self._start + begin
         raw = self._bytes[at : at + math.prod(shape) * _ITEM_BYTES[dtype]]

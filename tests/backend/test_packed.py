@@ -131,7 +131,7 @@ def flip(file: bytes) -> bytes:
 
 def header(**changes: object) -> Callable[[bytes], bytes]:
     def change(file: bytes) -> bytes:
-        fields = {"key": KEY, "words": WORDS.size, "sha256": hashlib.sha256(WORDS).hexdigest()}
+        fields = {"key": KEY, "words": WORDS.size, "sha256": hashlib.sha256(WORDS.data).hexdigest()}
         text = json.dumps({**fields, **changes}).encode()
         return (b"asa packed\n" + struct.pack("<I", len(text)) + text).ljust(4096, b"\0") + file[
             4096:
