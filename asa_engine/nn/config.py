@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LanguageModelConfig", "WhisperEncoderConfig"]
+__all__ = ["LanguageModelConfig", "WhisperDecoderConfig", "WhisperEncoderConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,27 @@ class WhisperEncoderConfig:
     heads: int = 6
     ffn: int = 1536
     positions: int = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperDecoderConfig:
+    """Shape of a Whisper text decoder.
+
+    Attributes:
+        d_model: Width D.
+        layers: Number of Transformer layers.
+        heads: Attention heads; divides `d_model`.
+        ffn: Inner width of the feed-forward block.
+        tokens: Vocabulary.
+        positions: The longest text, in tokens.
+    """
+
+    d_model: int = 384
+    layers: int = 4
+    heads: int = 6
+    ffn: int = 1536
+    tokens: int = 51_864
+    positions: int = 448
 
 
 @dataclass(frozen=True, slots=True)

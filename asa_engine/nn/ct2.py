@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from asa_engine.errors import CheckpointError
 
-__all__ = ["read_ct2_encoder", "read_ct2_variables"]
+__all__ = ["read_ct2_decoder", "read_ct2_encoder", "read_ct2_variables"]
 
 SUPPORTED_FORMAT_VERSION = 6
 MAX_FILE_BYTES = 8 << 30
@@ -192,3 +192,25 @@ def read_ct2_encoder(path: str | Path) -> tuple[dict[str, npt.NDArray[np.float32
                 tensors[f"{target}self_attn.{name}_proj.bias"] = bias
         layer += 1
     return tensors, int(take("num_heads"))
+
+
+def read_ct2_decoder(path: str | Path) -> tuple[dict[str, npt.NDArray[np.generic]], int]:
+    """Read the text decoder of a Whisper model.
+
+    Args:
+        path: Its `model.bin`, the decoder in fp16 or fp32.
+
+    Returns:
+        Tensors by CTranslate2's names (without the `decoder/` before them), as they are stored,
+        and the heads.
+
+    Raises:
+        CheckpointError: The file is damaged, is no Whisper, or its decoder is quantised.
+    """
+    spec, variables = read_ct2_variables(path, prefix="decoder/")
+    if spec != "WhisperSpec" or "decoder/num_heads" not in variables:
+        raise CheckpointError(f"{path} is a {spec}, not Whisper", mend="give a Whisper model")
+    tensors = {name.removeprefix("decoder/"): value for name, value in variables.items()}
+    if any(name.endswith("weight") and value.dtype.kind != "f" for name, value in tensors.items()):
+        raise CheckpointError(f"{path}: the decoder is quantised", mend="keep it in fp16 or fp32")
+    return tensors, int(tensors["num_heads"])

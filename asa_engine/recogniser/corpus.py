@@ -18,7 +18,7 @@ from asa_engine.recogniser.recognition import Recogniser, Transcript
 __all__ = ["transcribe"]
 
 # Raised whenever the same model may hear other words: windows, padding, guards.
-RECOGNISER_VERSION: Final = 1
+RECOGNISER_VERSION: Final = 2
 _MAX_LINE_BYTES: Final = 2**20
 
 

@@ -20,6 +20,8 @@ FATAL: Final = REASONS[:3]
 # Whisper's own rule for a window without speech.
 NO_SPEECH_PROBABILITY: Final = 0.6
 NO_SPEECH_LOG_PROBABILITY: Final = -1.0
+# No learner comes near this; over noise, loops are written with great confidence.
+SURELY_NO_SPEECH: Final = 0.9
 # Words are guesses where log-probability - NO_SPEECH_WEIGHT * no-speech probability is below this.
 NO_SPEECH_WEIGHT: Final = 4.0
 MIN_CERTAINTY: Final = -2.75
@@ -49,7 +51,7 @@ class Doubts:
 
     def is_silence(self) -> bool:
         """Return whether the words are to be dropped as written over silence."""
-        return (
+        return self.no_speech > SURELY_NO_SPEECH or (
             self.no_speech > NO_SPEECH_PROBABILITY
             and self.log_probability < NO_SPEECH_LOG_PROBABILITY
         )

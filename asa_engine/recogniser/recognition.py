@@ -70,7 +70,7 @@ class Recogniser:
 
         Raises:
             CheckpointError: A file is missing, damaged, or of another model.
-            BackendError: ctranslate2 is missing, or there is no such precision.
+            BackendError: There is no such precision.
         """
         return cls(Whisper.open(folder, precision=precision, threads=threads))
 

@@ -33,7 +33,9 @@ class Vocabulary:
 
     Attributes:
         prompt: What decoding starts with: English, transcribed, without time marks.
-        start: The prompt without its last token, as alignment wants it.
+        start: The prompt without its last token.
+        no_speech: Its probability after the first token is that nobody speaks.
+        english: Its probability among the languages, likewise, that English is spoken.
         end: The first id that is no text.
         is_multilingual: Whether the model was told a language.
     """
@@ -52,6 +54,8 @@ class Vocabulary:
         self.is_multilingual = without_times > _ENGLISH_WITHOUT_TIMES
         self.start = [start, english, task] if self.is_multilingual else [start]
         self.prompt = [*self.start, without_times]
+        self.no_speech = without_times - 1
+        self.english = english
         self._tokens = tokens
 
     @classmethod

@@ -1,36 +1,34 @@
-"""Whisper on the CPU without PyTorch: the engine's own encoder, CTranslate2's decoder."""
+"""Whisper on the CPU without PyTorch: encoder and decoder on the engine's own kernels."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Word
 from asa_engine.errors import BackendError, CheckpointError
+from asa_engine.files import read_json
 from asa_engine.kernels import log_mel
+from asa_engine.kernels.decoder import PRECISIONS, Decoder
 from asa_engine.kernels.encoder import Encoder
-from asa_engine.nn.config import WhisperEncoderConfig
-from asa_engine.nn.ct2 import read_ct2_encoder
+from asa_engine.nn.config import WhisperDecoderConfig, WhisperEncoderConfig
+from asa_engine.nn.ct2 import read_ct2_decoder, read_ct2_encoder
+from asa_engine.recogniser.alignment import align
 from asa_engine.recogniser.guards import Doubts
 from asa_engine.recogniser.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    import ctranslate2
 
 __all__ = ["PRECISIONS", "Heard", "Whisper"]
 
 SAMPLE_RATE_HZ: Final = 16_000
 FRAMES_PER_S: Final = 50
 SAMPLES_PER_FRAME: Final = SAMPLE_RATE_HZ // FRAMES_PER_S
-
-# Precision -> (the encoder's, CTranslate2's compute type for the decoder).
-PRECISIONS: Final = {"fp32": ("fp32", "float32"), "int8": ("int8", "int8")}
 
 # Silence behind the speech, and what a window is filled up to. Whisper was trained on windows of
 # 30 s; a short one without much silence behind the speech makes it fall into loops.
@@ -58,63 +56,109 @@ class Heard:
     doubts: Doubts
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a model's `config.json` says of decoding.
+
+    Attributes:
+        suppressed: Tokens that are never written.
+        suppressed_first: Tokens that are not written first.
+        languages: The languages' tokens.
+        alignment_heads: Decoder layer and head of those that follow the speech.
+    """
+
+    suppressed: tuple[int, ...]
+    suppressed_first: tuple[int, ...]
+    languages: tuple[int, ...]
+    alignment_heads: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def read(cls, folder: Path, config: WhisperDecoderConfig) -> Self:
+        """Read them.
+
+        Raises:
+            CheckpointError: A value is missing or names a token or head that there is not.
+        """
+        path = folder / "config.json"
+        found = read_json(path, CheckpointError)
+
+        def numbers(name: str, below: int) -> tuple[int, ...]:
+            values = found.get(name, [])
+            if not isinstance(values, list) or not all(
+                type(value) is int and 0 <= value < below for value in values
+            ):
+                raise CheckpointError(f"{path}: {name} is no list of numbers below {below}")
+            return tuple(values)
+
+        heads = found.get("alignment_heads")
+        if not isinstance(heads, list) or not heads or not all(map(_is_pair, heads)):
+            raise CheckpointError(f"{path}: alignment_heads is no list of layers and heads")
+        if any(
+            not (0 <= layer < config.layers and 0 <= head < config.heads) for layer, head in heads
+        ):
+            raise CheckpointError(f"{path}: alignment_heads names a head that there is not")
+        return cls(
+            numbers("suppress_ids", config.tokens),
+            numbers("suppress_ids_begin", config.tokens),
+            numbers("lang_ids", config.tokens),
+            tuple((layer, head) for layer, head in heads),
+        )
+
+
 class Whisper:
     """One Whisper model; threads that share it take turns.
 
     Args:
         encoder: Its encoder, packed.
-        decoder: The same model in CTranslate2.
+        decoder: Its decoder, packed.
         vocabulary: Its tokens.
+        settings: What it never writes, and which of its heads tell the time.
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: ctranslate2.models.Whisper, vocabulary: Vocabulary
+        self, encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, settings: Settings
     ) -> None:
-        import ctranslate2
-
         self._encoder = encoder
         self._decoder = decoder
         self._vocabulary = vocabulary
-        self._view = ctranslate2.StorageView.from_array
         self._turn = threading.Lock()
+        self._never = np.zeros(decoder.config.tokens, np.float32)
+        self._never[list(settings.suppressed)] = -np.inf
+        self._not_first = self._never.copy()
+        self._not_first[list(settings.suppressed_first)] = -np.inf
+        self._languages = list(settings.languages)
+        self._heads = [
+            layer * decoder.config.heads + head for layer, head in settings.alignment_heads
+        ]
 
     @classmethod
     def open(cls, folder: Path, *, precision: str, threads: int) -> Self:
         """Open a folder in CTranslate2's layout: `model.bin`, `config.json`, vocabulary.
 
         Args:
-            folder: The folder; the encoder's weights must be fp16 or fp32.
+            folder: The folder; the weights must be fp16 or fp32.
             precision: `fp32` or `int8`.
-            threads: Threads one window is decoded with.
+            threads: Threads a window is encoded with; a decoder takes one.
 
         Raises:
             CheckpointError: A file is missing, damaged, or of another model.
-            BackendError: ctranslate2 is missing or refuses the model, or there is no such
-                precision.
+            BackendError: There is no such precision.
         """
         if precision not in PRECISIONS:
             raise BackendError(
                 f"the recogniser runs at {', '.join(PRECISIONS)}, not {precision}",
                 mend="name another precision",
             )
-        try:
-            import ctranslate2
-        except ImportError:
-            raise BackendError(
-                "recognising speech needs ctranslate2", mend="pip install 'asa-engine[recogniser]'"
-            ) from None
-        arithmetic, compute_type = PRECISIONS[precision]
         vocabulary = Vocabulary.read(folder)
-        encoder = _encoder(folder / "model.bin", arithmetic, threads)
-        try:
-            decoder = ctranslate2.models.Whisper(
-                str(folder), device="cpu", compute_type=compute_type, intra_threads=threads
-            )
-        except (RuntimeError, ValueError) as failure:
+        path = folder / "model.bin"
+        encoder = _encoder(path, precision, threads)
+        decoder = _decoder(path, precision)
+        if vocabulary.no_speech + 1 >= decoder.config.tokens:
             raise CheckpointError(
-                f"CTranslate2 cannot open {folder}: {failure}", mend="fetch or export it again"
-            ) from None
-        return cls(encoder, decoder, vocabulary)
+                f"{folder}: vocabulary and model.bin are not of one model", mend="fetch it again"
+            )
+        settings = Settings.read(folder, decoder.config)
+        return cls(encoder, decoder, vocabulary, settings)
 
     def hear(self, samples: NDArray[np.float32]) -> Heard:
         """Transcribe one window, greedily, in English.
@@ -129,72 +173,83 @@ class Whisper:
         if len(samples) > most:
             raise ValueError(f"{len(samples)} samples; a window holds at most {most}")
         with self._turn:
-            frames = self._encode(samples, most)
-            return self._decode(frames, len(samples) / SAMPLE_RATE_HZ)
+            self._decoder.start(self._encode(samples, most))
+            return self._decode(len(samples) / SAMPLE_RATE_HZ)
 
-    def _encode(self, samples: NDArray[np.float32], most: int) -> Any:
+    def _encode(self, samples: NDArray[np.float32], most: int) -> NDArray[np.float32]:
         length = max(len(samples) + TAIL_S * SAMPLE_RATE_HZ, MIN_WINDOW_S * SAMPLE_RATE_HZ)
         whole = math.ceil(length / SAMPLES_PER_FRAME) * SAMPLES_PER_FRAME
         padded = np.zeros(min(whole, most), np.float32)
         padded[: len(samples)] = samples
         (frames,) = self._encoder.encode([log_mel(padded, self._encoder.config.n_mels)])
-        return self._view(np.ascontiguousarray(frames[np.newaxis]))
+        return frames
 
-    def _decode(self, frames: Any, duration_s: float) -> Heard:
-        vocabulary = self._vocabulary
+    def _decode(self, duration_s: float) -> Heard:
+        vocabulary, decoder = self._vocabulary, self._decoder
         limit = min(MAX_NEW_TOKENS, MIN_NEW_TOKENS + math.ceil(TOKENS_PER_S * duration_s))
-        (result,) = self._decoder.generate(
-            frames,
-            [vocabulary.prompt],
-            beam_size=1,
-            max_length=len(vocabulary.prompt) + limit,
-            return_scores=True,
-            return_no_speech_prob=True,
-        )
-        english = 1.0
-        if vocabulary.is_multilingual:
-            english = dict(self._decoder.detect_language(frames)[0]).get("<|en|>", 0.0)
-        doubts = Doubts(result.scores[0], result.no_speech_prob, english)
-        ids = [token for token in result.sequences_ids[0] if token < vocabulary.end]
+        seen: list[NDArray[np.float32]] = []
+        no_speech, english = 0.0, 1.0
+        for token in vocabulary.prompt:
+            logits, attended = decoder.step(token)
+            if not seen:
+                no_speech = math.exp(logits[vocabulary.no_speech] - _log_sum(logits))
+                if vocabulary.is_multilingual and vocabulary.english in self._languages:
+                    others = logits[self._languages]
+                    english = math.exp(logits[vocabulary.english] - _log_sum(others))
+            seen.append(attended[self._heads])
+        ids: list[int] = []
+        probabilities: list[float] = []
+        total, written = 0.0, 0
+        while written < limit:
+            allowed = logits + (self._never if written else self._not_first)
+            token = int(allowed.argmax())
+            total += float(allowed[token]) - _log_sum(allowed)
+            written += 1
+            if token >= vocabulary.end:
+                break
+            ids.append(token)
+            probabilities.append(math.exp(logits[token] - _log_sum(logits[: vocabulary.end])))
+            logits, attended = decoder.step(token)
+            seen.append(attended[self._heads])
+        doubts = Doubts(total / max(1, len(ids)), no_speech, english)
         if not ids or doubts.is_silence():
             return Heard("", (), doubts)
-        words = self._align(frames, ids, duration_s)
+        # What was attended to write the first token is that of the prompt's last.
+        heads = np.stack(seen)[:, :, : max(1, round(duration_s * FRAMES_PER_S))]
+        begins = align(heads, len(vocabulary.start))
+        words = self._words(ids, probabilities, begins, duration_s)
         return Heard(vocabulary.text(ids).strip(), words, doubts)
 
-    def _align(self, frames: Any, ids: list[int], duration_s: float) -> tuple[Word, ...]:
-        """Give each word its time and probability, from the decoder's cross-attention."""
-        mel_frames = max(2, round(duration_s * 2 * FRAMES_PER_S))
-        (aligned,) = self._decoder.align(frames, self._vocabulary.start, [ids], mel_frames)
-        steps = dict[int, int]()
-        for token, frame in aligned.alignments:
-            steps.setdefault(token, frame)
+    def _words(
+        self, ids: list[int], probabilities: list[float], begins: list[int], duration_s: float
+    ) -> tuple[Word, ...]:
+        """Group tokens into words, with times that neither overlap nor leave the window."""
         words: list[Word] = []
         at, last = 0, 0.0
         for group in self._vocabulary.words(ids):
             after = at + len(group)
-            start = min(max(steps.get(at, 0) / FRAMES_PER_S, last), duration_s)
-            end = steps[after] / FRAMES_PER_S if after in steps else duration_s
-            last = min(max(end, start), duration_s)
-            probability = float(np.mean(aligned.text_token_probs[at:after]))
+            start = min(max(begins[at] / FRAMES_PER_S, last), duration_s)
+            last = min(max(begins[after] / FRAMES_PER_S, start), duration_s)
+            probability = min(float(np.mean(probabilities[at:after])), 1.0)
             text = self._vocabulary.text(group).strip()
             if any(character.isalnum() for character in text):
-                words.append(Word(text, start, last, min(max(probability, 0.0), 1.0)))
+                words.append(Word(text, start, last, probability))
             at = after
         return tuple(words)
 
 
+def _log_sum(logits: NDArray[np.float32]) -> float:
+    """Return log sum exp."""
+    top = float(logits.max())
+    return top + math.log(float(np.exp(logits - top).sum()))
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
+
+
 def _encoder(path: Path, precision: str, threads: int) -> Encoder:
     tensors, heads = read_ct2_encoder(path)
-
-    def read(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        tensor = tensors.get(name)
-        if tensor is None or tensor.shape != shape or not np.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{path}: the encoder's {name} is not {list(shape)} finite numbers",
-                mend="fetch or export the model again",
-            )
-        return np.ascontiguousarray(tensor)
-
     try:
         width, n_mels, _ = tensors["conv1.weight"].shape
         config = WhisperEncoderConfig(
@@ -207,4 +262,38 @@ def _encoder(path: Path, precision: str, threads: int) -> Encoder:
         )
     except (KeyError, ValueError):
         raise CheckpointError(f"{path} holds no whole encoder", mend="fetch it again") from None
+    read = _Reader(path, tensors)
     return Encoder(config, read, precision=precision, threads=threads)
+
+
+def _decoder(path: Path, precision: str) -> Decoder:
+    tensors, heads = read_ct2_decoder(path)
+    try:
+        tokens, width = tensors["embeddings/weight"].shape
+        config = WhisperDecoderConfig(
+            d_model=width,
+            layers=sum(name.endswith("ffn/linear_0/weight") for name in tensors),
+            heads=heads,
+            ffn=len(tensors["layer_0/ffn/linear_0/bias"]),
+            tokens=tokens,
+            positions=len(tensors["position_encodings/encodings"]),
+        )
+        return Decoder(config, _Reader(path, tensors), precision=precision)
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{path} holds no whole decoder", mend="fetch it again") from None
+
+
+class _Reader:
+    """Gives the kernels one tensor after the other, checked, as float32."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self._path, self._tensors = path, tensors
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.shape != shape or not np.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{self._path}: {name} is not {list(shape)} finite numbers",
+                mend="fetch or export the model again",
+            )
+        return np.ascontiguousarray(tensor, dtype=np.float32)

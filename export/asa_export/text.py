@@ -1,6 +1,6 @@
 """Export of the text grader: recogniser, text encoder and head, for every variant.
 
-Every variant hears the same words: they share one recogniser, its decoder in int8. The text encoder
+Every variant hears the same words: they share one recogniser. The text encoder
 is a graph for ONNX Runtime or files of CTranslate2; the head is the checkpoint's.
 """
 
@@ -62,7 +62,7 @@ def _build(
     if config.is_whole:
         shutil.copyfile(folder / TOKENIZER_NAME, work / TOKENIZER_NAME)
     source = backbone_folder(config.backbones[RECOGNISER])
-    model = convert_whisper(source, work / RECOGNISER, "int8")
+    model = convert_whisper(source, work / RECOGNISER)
     words = model.relative_to(work).as_posix()
     for backend, precision in variants:
         write = write_onnx if backend == "onnxruntime" else write_ctranslate2

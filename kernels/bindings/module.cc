@@ -9,6 +9,7 @@
 #include <climits>
 
 #include "asa/attend.h"
+#include "asa/decoder.h"
 #include "asa/encoder.h"
 #include "asa/isa.h"
 #include "asa/log_mel.h"
@@ -155,6 +156,36 @@ Laps take_laps(asa::Encoder& self) {
     }
   }
   return Laps(data, {laps.size(), columns}, owner);
+}
+
+void set_decoder_layer(asa::Decoder& self, int layer, const std::vector<Weights>& tensors) {
+  const size_t d = self.shape().width, inner = self.shape().inner;
+  const auto p = pointers(
+      tensors, {d,         d,     3 * d * d, 3 * d, d * d, d, d,         d,     d * d,     d,
+                2 * d * d, 2 * d, d * d,     d,     d,     d, d * inner, inner, inner * d, d});
+  self.set_layer(layer, {p[0],  p[1],  p[2],  p[3],  p[4],  p[5],  p[6],  p[7],  p[8],  p[9],
+                         p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18], p[19]});
+}
+
+void start_decoder(asa::Decoder& self, Mel frames) {
+  if (frames.shape(0) > INT_MAX || frames.shape(1) != static_cast<size_t>(self.shape().width)) {
+    throw std::invalid_argument("frames must be [T, width]");
+  }
+  float nothing = 0.0f;
+  for (size_t i = 0; i < frames.size(); ++i) nothing += frames.data()[i] - frames.data()[i];
+  if (!(nothing == 0.0f)) throw std::invalid_argument("frames must be finite");
+  nb::gil_scoped_release release;
+  self.start(frames.data(), static_cast<int>(frames.shape(0)));
+}
+
+// Logits [1, tokens], and what was attended, [layers * heads, frames].
+std::pair<Matrix, Matrix> step_decoder(asa::Decoder& self, int token) {
+  const auto& s = self.shape();
+  Matrix logits = new_matrix(1, s.tokens);
+  Matrix attended = new_matrix(static_cast<size_t>(s.layers) * s.heads, self.frames());
+  nb::gil_scoped_release release;
+  self.step(token, logits.data(), attended.data());
+  return {logits, attended};
 }
 
 Matrix attend(Mel queries, Mel keys, Mel values, int heads, int length, int reach,
@@ -365,4 +396,32 @@ NB_MODULE(_kernels, m) {
       .def("encode", &encode, "mels"_a, "layer_weights"_a, "moments"_a)
       .def("record", &asa::Encoder::record, "on"_a)
       .def("take_laps", &take_laps);
+  nb::class_<asa::Decoder>(m, "Decoder")
+      .def(
+          "__init__",
+          [](asa::Decoder* self, int width, int heads, int inner, int layers, int tokens,
+             int positions, const std::string& precision) {
+            new (self) asa::Decoder({width, heads, inner, layers, tokens, positions},
+                                    precision_named(precision));
+          },
+          "width"_a, "heads"_a, "inner"_a, "layers"_a, "tokens"_a, "positions"_a, "precision"_a)
+      .def(
+          "set_embeddings",
+          [](asa::Decoder& self, const std::vector<Weights>& tensors) {
+            const size_t width = self.shape().width, tokens = self.shape().tokens;
+            const auto p = pointers(tensors, {tokens * width, self.shape().positions * width});
+            self.set_embeddings(p[0], p[1]);
+          },
+          "tensors"_a)
+      .def("set_layer", &set_decoder_layer, "layer"_a, "tensors"_a)
+      .def(
+          "set_final_norm",
+          [](asa::Decoder& self, const std::vector<Weights>& tensors) {
+            const size_t width = self.shape().width;
+            const auto p = pointers(tensors, {width, width});
+            self.set_final_norm(p[0], p[1]);
+          },
+          "tensors"_a)
+      .def("start", &start_decoder, "frames"_a.noconvert())
+      .def("step", &step_decoder, "token"_a);
 }

@@ -15,9 +15,8 @@ from asa_engine.backbones import backbone_folder
 from asa_engine.errors import BackendError, CheckpointError
 from asa_engine.manifest import read_manifest
 from asa_engine.recogniser import Recogniser, Transcript, whisper
+from asa_engine.recogniser.vocabulary import Vocabulary
 from asa_engine.recogniser.whisper import Whisper
-
-pytest.importorskip("ctranslate2")
 
 RATE = 16_000
 
@@ -79,6 +78,43 @@ def test_the_words_do_not_depend_on_chunks_or_threads(
     assert _hear(Recogniser.open(folder, threads=2), speech).text == whole.text
 
 
+def test_words_times_and_doubts_are_those_of_ctranslate2(
+    folder: Path, recordings: list[NDArray[np.float32]]
+) -> None:
+    """CTranslate2's decoder and aligner, given the same frames, in float32."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1)
+    ours = Whisper.open(folder, precision="fp32", threads=1)
+    vocabulary = Vocabulary.read(folder)
+    for samples in recordings[:4]:
+        heard = ours.hear(samples)
+        frames = ctranslate2.StorageView.from_array(ours._encode(samples, 480_000)[None])
+        (result,) = theirs.generate(
+            frames,
+            [vocabulary.prompt],
+            beam_size=1,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        ids = result.sequences_ids[0]
+        assert heard.text == vocabulary.text(ids).strip()
+        # Sums of float32 in another order, some thousand of them a logit.
+        assert heard.doubts.log_probability == pytest.approx(result.scores[0], abs=1e-3)
+        assert heard.doubts.no_speech == pytest.approx(result.no_speech_prob, abs=1e-4)
+        frame_count = round(len(samples) / RATE * 100)
+        (aligned,) = theirs.align(frames, vocabulary.start, [ids], frame_count)
+        begins: dict[int, int] = {}
+        for token, frame in aligned.alignments:
+            begins.setdefault(token, frame)
+        at = 0
+        for group, word in zip(vocabulary.words(ids), heard.words, strict=True):
+            # A frame is 20 ms; a tie on the path may fall either way.
+            assert word.start_s == pytest.approx(begins[at] / 50, abs=0.021)
+            probability = np.mean(aligned.text_token_probs[at : at + len(group)])
+            assert word.probability == pytest.approx(probability, abs=1e-3)
+            at += len(group)
+
+
 def test_with_full_windows_it_hears_what_the_reference_hears(
     folder: Path, recordings: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +168,16 @@ def test_broken_folders_are_one_clear_error(folder: Path, tmp_path: Path) -> Non
         Recogniser.open(folder, precision="bf16")
     with pytest.raises(CheckpointError):
         Recogniser.open(tmp_path)
+    for name, content in (
+        ("heads", '{"alignment_heads": [[9, 0]]}'),
+        ("tokens", '{"alignment_heads": [[1, 0]], "suppress_ids": [60000]}'),
+        ("nothing", "{}"),
+    ):
+        odd = tmp_path / name
+        shutil.copytree(folder, odd, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        (odd / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            Recogniser.open(odd)
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     weights = (broken / "model.bin").read_bytes()

@@ -230,7 +230,7 @@ def _open(bundle: Bundle, choice: Choice, threads: int) -> TextStages:
         WordPieces.open(bundle.path / ENCODER / TOKENIZER_NAME, config.max_pieces),
         encoder,
         Head.open(bundle.path / WEIGHTS_NAME, config),
-        _versions("ctranslate2", "tokenizers", choice.backend),
+        _versions("tokenizers", choice.backend),
     )
 
 
@@ -258,7 +258,7 @@ def _torch_stages(
         WordPieces.open(tokenizer, config.max_pieces),
         TorchEncoder(TextGrader.load(bundle.path, backbone)),
         Head.open(bundle.path / WEIGHTS_NAME, config),
-        _versions("ctranslate2", "tokenizers", "torch", "transformers"),
+        _versions("tokenizers", "torch", "transformers"),
     )
 
 
