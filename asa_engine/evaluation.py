@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from asa_engine.engine import Engine
 from asa_engine.errors import AudioError, ManifestError
+from asa_engine.granular import GranularTally
 from asa_engine.manifest import Utterance
 from asa_engine.metrics import metrics
 from asa_engine.session import Session, assess_session
@@ -33,6 +34,8 @@ class Evaluation:
         audio_s: Seconds of audio scored.
         busy_s: Seconds it took, decoding included.
         unscorable: Ids left out: judged unscorable, or unreadable.
+        granular: Agreement on words, phones and rationales, as JSON values, from graders that
+            label words.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +44,7 @@ class Evaluation:
     audio_s: float
     busy_s: float
     unscorable: tuple[str, ...] = field(default=())
+    granular: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return n, the metrics of each aspect, and the speed, as JSON values.
@@ -52,6 +56,7 @@ class Evaluation:
             "aspects": {name: self._metrics(name) for name in self.predicted},
             "seconds_per_audio_hour": 3600.0 * self.busy_s / self.audio_s,
             "unscorable": list(self.unscorable),
+            **self.granular,
         }
 
     def _metrics(self, aspect: str) -> dict[str, float | None]:
@@ -86,6 +91,7 @@ def evaluate(
     rows: list[list[float]] = []
     scored: list[Utterance] = []
     unscorable: list[str] = []
+    tally = GranularTally()
     audio_s = 0.0
     start = time.perf_counter()
     for utterance in progress(utterances):
@@ -100,6 +106,7 @@ def evaluate(
             continue
         rows.append([result.scores[name].value for name in shared])
         scored.append(utterance)
+        tally.add(utterance, result)
         audio_s += result.timing.audio_s
     busy_s = time.perf_counter() - start
     if len(scored) < 2:
@@ -112,6 +119,7 @@ def evaluate(
         audio_s=audio_s,
         busy_s=busy_s,
         unscorable=tuple(unscorable),
+        granular=tally.to_dict(),
     )
 
 

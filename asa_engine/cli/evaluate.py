@@ -67,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         cells = (values[column] for column in columns)
         said = ("undefined" if value is None else f"{value:.4f}" for value in cells)
         print(f"{name:<12}" + "".join(f"{cell:>12}" for cell in said))
+    for name in ("words", "phones", "rationales"):
+        if name in found:
+            print(f"{name}: {json.dumps(found[name])}")
     print(
         f"{found['n']} scored, {len(found['unscorable'])} left out as unscorable, "
         f"{found['seconds_per_audio_hour']:.1f} s an hour of audio "

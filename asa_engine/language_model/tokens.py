@@ -19,6 +19,9 @@ class TextTokens:
     Args:
         description: Contents of a `tokenizer.json`.
 
+    Attributes:
+        description: As given.
+
     Raises:
         BackendError: The tokenizers package is not installed.
         CheckpointError: It is no tokenizer's description.
@@ -40,6 +43,7 @@ class TextTokens:
                 mend="export the bundle again",
             ) from None
         self._tokenizer.encode_special_tokens = True
+        self.description = description
 
     @classmethod
     def read(cls, path: Path) -> Self:

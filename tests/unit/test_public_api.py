@@ -17,7 +17,16 @@ PACKAGE = ROOT / "asa_engine"
 # Layers from the top; a module may import its own layer and those below.
 LAYERS = [
     {"__main__", "cli", "server"},
-    {"bench", "evaluation", "session", "training", "tuning"},
+    {
+        "bench",
+        "evaluation",
+        "granular",
+        "layer_search",
+        "session",
+        "training",
+        "tuned_bundle",
+        "tuning",
+    },
     {"engine", "stream", "session_stream", "selection"},
     {
         "features",
@@ -41,6 +50,7 @@ LAYERS = [
         "files",
         "manifest",
         "recipes",
+        "_cuda",
         "_kernels",
     },
 ]

@@ -262,7 +262,7 @@ class MultiGranular(nn.Module):
     def run(
         self, sequences: Sequence[Tensor], first: int, last: int, prefix: PrefixCache
     ) -> list[Tensor]:
-        """Run sequences [n, W] after the prompt's beginning through layers `first` to `last` - 1."""
+        """Run sequences [n, W] behind the prompt's beginning through some layers."""
         batch = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
         start = len(self.config.prefix_ids)
         hidden = self.language_model.run(batch, first, last, prefix, start)

@@ -1,4 +1,4 @@
-"""The multi-granular grader at run time: audio is prefilled as it comes, the verdict is written last.
+"""The multi-granular grader at run time: audio is prefilled as it comes, the verdict comes last.
 
 [prompt's beginning][audio tokens][the text][slot of the recording][verdict][rationale]: a closed
 window's audio tokens go into the language model at once. When the speech ends the text is laid
