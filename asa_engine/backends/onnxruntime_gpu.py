@@ -24,8 +24,15 @@ from asa_engine.bundle import WEIGHTS_NAME, Bundle
 from asa_engine.errors import BackendError
 from asa_engine.kernels.device import Outputs
 
-__all__ = ["Bound", "OnnxRuntimeCudaBackend", "OnnxRuntimeTensorRTBackend", "gpu_session"]
+__all__ = [
+    "CUDA_PROVIDER",
+    "Bound",
+    "OnnxRuntimeCudaBackend",
+    "OnnxRuntimeTensorRTBackend",
+    "gpu_session",
+]
 
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 _PACKAGE: Final = "onnxruntime-gpu"
 _INSTALL: Final = (
     "pip uninstall onnxruntime && pip install 'asa-engine[gpu]': the two packages share one folder"
@@ -37,6 +44,9 @@ _UNRECORDED: Final = -1
 _SCORED: Final = ("stats", "scores", "prior")
 
 Options = dict[str, str]
+
+_PLAIN: Final[Options] = {"device_id": "0", "use_tf32": "0"}
+"""One GPU, and float32 that is float32."""
 
 
 class OnnxRuntimeCudaBackend(DeviceBackend):
@@ -51,7 +61,7 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
     """
 
     name = "onnxruntime-cuda"
-    provider: ClassVar[str] = "CUDAExecutionProvider"
+    provider: ClassVar[str] = CUDA_PROVIDER
 
     def __init__(self, graph: Any, head: Any, *, precision: str, device: str, full: int) -> None:
         self.precision = precision
@@ -99,7 +109,7 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
 
     @classmethod
     def _options(cls, precision: str, profile: Profile) -> Options:
-        return {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"}
+        return {**_PLAIN, "enable_cuda_graph": "1"}
 
     def encode_many(
         self,
@@ -241,7 +251,7 @@ class Bound:
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
 
 
-def gpu_session(path: Path, provider: str, options: Options) -> Any:
+def gpu_session(path: Path, provider: str, options: Options = _PLAIN) -> Any:
     """Create a session on a GPU's provider.
 
     Raises:
@@ -256,7 +266,7 @@ def gpu_session(path: Path, provider: str, options: Options) -> Any:
     settings.log_severity_level = 4
     providers = [(provider, options), "CPUExecutionProvider"]
     if provider == OnnxRuntimeTensorRTBackend.provider:
-        providers.insert(1, ("CUDAExecutionProvider", {"device_id": options["device_id"]}))
+        providers.insert(1, (CUDA_PROVIDER, _PLAIN))
     try:
         graph = ort.InferenceSession(str(path), settings, providers=providers)
     except Exception as failure:  # onnxruntime raises its own, unrelated exception types

@@ -1,7 +1,8 @@
 """A causal decoder on ONNX Runtime: embeddings in, hidden states out, keys and values kept.
 
 The graph is that of `asa_export.language_model`. It fills buffers of keys and values in place, so
-that a step costs what is new and no copy of what was.
+that a step costs what is new and no copy of what was. On a GPU they stay in its memory: embeddings
+go up, hidden states come down.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.backends.onnxruntime import session
+from asa_engine.backends.onnxruntime_gpu import CUDA_PROVIDER, gpu_session
 from asa_engine.errors import BundleError, UsageError
+from asa_engine.language_model.memory import KEPT_TYPES, DeviceMemory, HostMemory, Memory
 
 __all__ = ["MEMORY_LIMIT_BYTES", "POSITIONS_KEY", "Decoder", "Sequence"]
 
@@ -23,7 +26,6 @@ MEMORY_LIMIT_BYTES: Final = 512 * 2**20
 """What keys and values of one sequence may take."""
 _ROWS_AT_ONCE: Final = 128
 """Rows of one pass: attention's scratch grows with them, and more are not faster."""
-_FLOAT_BYTES: Final = 4
 _PARTS: Final = ("key", "value")
 
 
@@ -33,16 +35,20 @@ class Decoder:
     Args:
         graph: Its session.
         memory_limit_bytes: Most bytes of keys and values that a sequence may ask for.
+        device: Where keys and values are kept: "cuda" with a session there; "" for the host.
 
     Attributes:
         width: Width W of embeddings and hidden states.
         positions: Most positions of a sequence.
     """
 
-    def __init__(self, graph: Any, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+    def __init__(
+        self, graph: Any, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES, device: str = ""
+    ) -> None:
         shapes = {item.name: item.shape for item in graph.get_inputs()}
+        types = {item.name: item.type for item in graph.get_inputs()}
         positions = graph.get_modelmeta().custom_metadata_map.get(POSITIONS_KEY, "")
-        if "key_0" not in shapes or not positions.isdecimal():
+        if types.get("key_0") not in KEPT_TYPES or not positions.isdecimal():
             raise BundleError(
                 "the language model's graph has no keys or no positions",
                 mend="export the bundle again",
@@ -53,11 +59,18 @@ class Decoder:
         self.layers: int = sum(name.startswith("key_") for name in shapes)
         self.heads: int = shapes["key_0"][1]
         self.head_width: int = shapes["key_0"][3]
+        self._kept_type = KEPT_TYPES[types["key_0"]]
+        self._device = device
         self._memory_limit_bytes = memory_limit_bytes
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int, memory_limit_bytes: int = MEMORY_LIMIT_BYTES
+        cls,
+        path: Path,
+        *,
+        threads: int,
+        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+        device: str = "",
     ) -> Self:
         """Create the session.
 
@@ -65,17 +78,29 @@ class Decoder:
             path: The graph.
             threads: Threads one pass may use.
             memory_limit_bytes: Most bytes of keys and values that a sequence may ask for.
+            device: "cuda" for the CUDA provider; "" for the CPU's.
 
         Raises:
             BackendError: ONNX Runtime cannot load it.
             BundleError: It is not a decoder's graph.
         """
-        return cls(session(path, threads), memory_limit_bytes=memory_limit_bytes)
+        graph = gpu_session(path, CUDA_PROVIDER) if device else session(path, threads)
+        return cls(graph, memory_limit_bytes=memory_limit_bytes, device=device)
 
     @property
     def bytes_per_position(self) -> int:
         """Bytes that keys and values of one position take."""
-        return len(_PARTS) * self.layers * self.heads * self.head_width * _FLOAT_BYTES
+        item_bytes = np.dtype(self._kept_type.numpy).itemsize
+        return len(_PARTS) * self.layers * self.heads * self.head_width * item_bytes
+
+    def memory(self, capacity: int) -> Memory:
+        """Make room for the keys and values of a sequence."""
+        names = [f"{part}_{layer}" for layer in range(self.layers) for part in _PARTS]
+        if not self._device:
+            shape = (1, self.heads, capacity, self.head_width)
+            return HostMemory(self._kept_type, names, shape)
+        shape = (1, self.heads, self.positions, self.head_width)
+        return DeviceMemory(self._kept_type, names, shape, self._device)
 
     def check(self, capacity: int) -> None:
         """Check that a sequence of so many positions can be run.
@@ -89,7 +114,8 @@ class Decoder:
                 f"{self.positions} positions",
                 mend="shorten the prompt, the text or the audio",
             )
-        if (needed := capacity * self.bytes_per_position) > self._memory_limit_bytes:
+        room = self.positions if self._device else capacity
+        if (needed := room * self.bytes_per_position) > self._memory_limit_bytes:
             raise UsageError(
                 f"a sequence of {capacity} tokens takes {needed / 2**20:.0f} MiB of keys and "
                 f"values; the limit is {self._memory_limit_bytes / 2**20:.0f} MiB",
@@ -120,7 +146,7 @@ class Decoder:
         sequence = self.start(state.shape[3])
         for part, of_layers in zip(_PARTS, state, strict=True):
             for layer, values in enumerate(of_layers):
-                sequence.kept[f"{part}_{layer}"][0] = values
+                sequence.memory.write(f"{part}_{layer}", values)
         sequence.length = sequence.capacity
         return sequence
 
@@ -135,25 +161,18 @@ class Sequence:
     Attributes:
         capacity: Most positions.
         length: Positions so far.
-        kept: Keys and values of each layer, float32 [1, heads, capacity, head_width].
+        memory: Keys and values of each layer.
     """
 
     def __init__(self, decoder: Decoder, capacity: int) -> None:
         self._decoder = decoder
         self._binding = decoder.graph.io_binding()
-        self.kept: dict[str, NDArray[np.float32]] = {}
+        self.memory = decoder.memory(capacity)
         self.capacity = capacity
         self.length = 0
-        shape = (1, decoder.heads, capacity, decoder.head_width)
-        self._layers = range(decoder.layers)
-        for layer in self._layers:
-            for part in _PARTS:
-                # Pages that are never written to take no memory.
-                name = f"{part}_{layer}"
-                self.kept[name] = np.zeros(shape, np.float32)
-                value = _shared(self.kept[name])
-                self._binding.bind_ortvalue_input(name, value)
-                self._binding.bind_ortvalue_output(f"new_{name}", value)
+        for name, value in self.memory.values.items():
+            self._binding.bind_ortvalue_input(name, value)
+            self._binding.bind_ortvalue_output(f"new_{name}", value)
 
     def extend(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run new positions; return their hidden states.
@@ -190,7 +209,10 @@ class Sequence:
         """Return keys, then values, of all positions, [2, layers, heads, length, head_width]."""
         return np.stack(
             [
-                [self.kept[f"{part}_{layer}"][0, :, : self.length] for layer in self._layers]
+                [
+                    self.memory.read(f"{part}_{layer}", self.length)
+                    for layer in range(self._decoder.layers)
+                ]
                 for part in _PARTS
             ]
         )
@@ -205,8 +227,7 @@ class Sequence:
             UsageError: As for `Decoder.start`.
         """
         other = self._decoder.start(max(capacity or self.capacity, self.length))
-        for name, values in self.kept.items():
-            other.kept[name][:, :, : self.length] = values[:, :, : self.length]
+        other.memory.begin_like(self.memory, self.length)
         other.length = self.length
         return other
 

@@ -77,9 +77,10 @@ class Graph:
 
     def stateful(
         self,
-        kind: str,
+        operator: str,
         *inputs: str,
         states: Mapping[str, Shape],
+        kind: int = TensorProto.FLOAT,
         domain: str = "",
         **attributes: Any,
     ) -> str:
@@ -88,18 +89,20 @@ class Graph:
         Nothing stands between the node and the outputs, so that they can be written in place.
 
         Args:
-            kind: The operator.
+            operator: The operator.
             inputs: Its inputs.
-            states: Name and shape of each float32 output after the first.
+            states: Name and shape of each output after the first.
+            kind: Type of those outputs.
             domain: The operator's domain.
             attributes: Its attributes.
         """
-        node = f"{kind}_{len(self._nodes)}"
+        node = f"{operator}_{len(self._nodes)}"
+        names = [node, *states]
         self._nodes.append(
-            helper.make_node(kind, inputs, [node, *states], name=node, domain=domain, **attributes)
+            helper.make_node(operator, inputs, names, name=node, domain=domain, **attributes)
         )
         for name, shape in states.items():
-            self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+            self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
         return node
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:

@@ -48,7 +48,12 @@ class DecoderLinears(Protocol):
     """How linear layers are computed: what one precision differs in.
 
     Layers are named by the checkpoint's tensors, without `.weight`.
+
+    Attributes:
+        kept: Type of attention and of the keys and values it keeps, as ONNX numbers it.
     """
+
+    kept: int
 
     def norm_scale(self, graph: Graph, name: str) -> str:
         """Return the scale [W] of an RMSNorm."""
@@ -65,6 +70,8 @@ class DecoderLinears(Protocol):
 
 class FloatDecoder:
     """Everything in float32, with the weights left in their file."""
+
+    kept: int = TensorProto.FLOAT
 
     def norm_scale(self, graph: Graph, name: str) -> str:
         """Return the checkpoint's scale."""
@@ -133,7 +140,9 @@ def decoder_model(
     embeddings = graph.input("embeddings", [1, "rows", config.width])
     last = graph.input("last", [1], TensorProto.INT32)
     total = graph.input("total", [], TensorProto.INT32)
-    cosines, sines = (graph.constant(table) for table in _rotary(config, positions))
+    cosines, sines = (
+        _cast(graph, graph.constant(table), linears.kept) for table in _rotary(config, positions)
+    )
     flat = graph.constant([-1, config.width], np.int64)
     residual = graph.op("Reshape", embeddings, flat)
     epsilon = config.norm_epsilon
@@ -154,6 +163,7 @@ def decoder_model(
             index,
             linears.apply(graph, x, projections),
             (last, total, cosines, sines),
+            linears.kept,
         )
         (y,) = linears.apply(graph, mixed, (f"{attention}.o_proj",))
         x, residual = _add_and_norm(
@@ -211,12 +221,13 @@ def _attend(
     index: int,
     projected: list[str],
     shared: tuple[str, str, str, str],
+    kept: int,
 ) -> str:
     """Attend from new rows to everything so far, keeping their keys and values."""
     shape: Shape = [1, config.kv_heads, "capacity", config.head_width]
     batch = graph.constant([0], np.int64)
-    past = [graph.input(f"{part}_{index}", shape) for part in ("key", "value")]
-    rows = [graph.op("Unsqueeze", part, batch) for part in projected]
+    past = [graph.input(f"{part}_{index}", shape, kept) for part in ("key", "value")]
+    rows = [_cast(graph, graph.op("Unsqueeze", part, batch), kept) for part in projected]
     mixed = graph.stateful(
         "GroupQueryAttention",
         *rows,
@@ -224,11 +235,18 @@ def _attend(
         *shared,
         domain=MICROSOFT,
         states={f"new_{part}_{index}": shape for part in ("key", "value")},
+        kind=kept,
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
         do_rotary=1,
     )
-    return graph.op("Squeeze", mixed, batch)
+    mixed = graph.op("Squeeze", mixed, batch)
+    return mixed if kept == TensorProto.FLOAT else graph.op("Cast", mixed, to=TensorProto.FLOAT)
+
+
+def _cast(graph: Graph, x: str, kind: int) -> str:
+    """Return a float32 value as another type."""
+    return x if kind == TensorProto.FLOAT else graph.op("Cast", x, to=kind)
 
 
 def _add_and_norm(

@@ -42,6 +42,7 @@ _TYPES: Final[Mapping[str, int]] = {
 }
 TYPED: Final = (*_TYPES, "int8")
 """Precisions that a typed graph can have."""
+_PRODUCTS: Final = ("Gemm", "MatMul", "GroupQueryAttention")
 _OUT_OF_INT8: Final = (".fc2", ".conv1", ".conv2")
 """Layers whose inputs have ranges too wide for one scale: they would double the drift."""
 _BETWEEN_INT8: Final = "fp16"
@@ -181,6 +182,8 @@ def _span(graph: Graph, start: int, stop: int) -> tuple[str, str]:
 def on_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with its half-precision products computed as a GPU's matrix units do.
 
+    Products are Gemm, MatMul and the attention of a language model.
+
     They multiply rounded inputs, add in float32 and round the result. ONNX Runtime's CPU provider
     has no such products: the inputs are widened, the result is narrowed again, in the graph.
     """
@@ -198,20 +201,20 @@ def on_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
         elif node.op_type == "DequantizeLinear":
             kind = TensorProto.FLOAT
         types.update(dict.fromkeys(node.output, kind))
-        if node.op_type not in ("Gemm", "MatMul") or kind not in (_TYPES["fp16"], _TYPES["bf16"]):
+        if node.op_type not in _PRODUCTS or kind not in (_TYPES["fp16"], _TYPES["bf16"]):
             nodes.append(node)
             continue
-        wide = [f"{name}_wide_for_{node.name}" for name in node.input]
-        for name, widened in zip(node.input, wide, strict=True):
-            nodes.append(helper.make_node("Cast", [name], [widened], to=TensorProto.FLOAT))
-        (result,) = node.output
         product = onnx.NodeProto()
         product.CopyFrom(node)
-        del product.input[:], product.output[:]
-        product.input.extend(wide)
-        product.output.append(f"{result}_wide")
+        for index, name in enumerate(node.input):
+            if types.get(name) == kind:
+                product.input[index] = f"{name}_wide_for_{node.name}"
+                cast = helper.make_node("Cast", [name], [product.input[index]], to=_TYPES["fp32"])
+                nodes.append(cast)
         nodes.append(product)
-        nodes.append(helper.make_node("Cast", [f"{result}_wide"], [result], to=kind))
+        for index, name in enumerate(node.output):
+            product.output[index] = f"{name}_wide"
+            nodes.append(helper.make_node("Cast", [f"{name}_wide"], [name], to=kind))
     del found.graph.node[:]
     found.graph.node.extend(nodes)
     return found
