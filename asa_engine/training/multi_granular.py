@@ -119,6 +119,7 @@ class _Training:
         self.grader = self._grader()
         self.sound_figures: dict[str, Any] = {}
         self.extra = self._sounds()
+        self.seen = _spread(len(self.readings["train"]), recipe.sft.readings)
         self.sheets = {
             name: [
                 sheet_of(self.config, self.tokens, reading, len(extra))
@@ -256,7 +257,7 @@ class _Training:
                 f"{path} is damaged: {error}", mend="start anew with --fresh"
             ) from None
 
-    def _frozen(self) -> list[Tensor]:
+    def _frozen(self) -> dict[int, Tensor]:
         """Return what leaves the layers without adapters for the experts' verdicts, bfloat16."""
         path = self.work / "hidden-train.safetensors"
         if not path.is_file():
@@ -266,7 +267,7 @@ class _Training:
                 _, prefix = grader.prefix(0, first)
                 found: dict[str, Tensor] = {}
                 sheets = self.sheets["train"]
-                order = np.argsort([len(sheet.ids) for sheet in sheets], kind="stable")
+                order = np.array(sorted(self.seen, key=lambda i: len(sheets[i].ids)))
                 for some in tqdm(
                     np.array_split(order, math.ceil(len(order) / BATCH)),
                     desc="frozen layers",
@@ -283,7 +284,7 @@ class _Training:
                     found |= {str(i): row.bfloat16() for i, row in zip(some, hidden, strict=True)}
             atomic_write(path, save({k: v.contiguous() for k, v in found.items()}))
         stored = self._read(path.stem)
-        return [stored[str(i)] for i in range(len(self.sheets["train"]))]
+        return {int(name): value for name, value in stored.items()}
 
     def run(self, name: str) -> None:
         """Train the adapters, unless it was done before, and judge the dev readings."""
@@ -300,8 +301,7 @@ class _Training:
         history = self._fit(grader, name)
         grader.round_halves()
         grader.eval()
-        count = len(self.readings["dev"])
-        some = np.unique(np.linspace(0, count - 1, self.recipe.sft.judged or count).astype(int))
+        some = _spread(len(self.readings["dev"]), self.recipe.sft.judged)
         result = {
             "history": history,
             "dev": judge(
@@ -390,7 +390,7 @@ class _Training:
         """Return one epoch's batches: random, but of sequences of like length."""
         chance = np.random.default_rng(seed)
         lengths = np.array([len(sheet.ids) for sheet in self.sheets["train"]])
-        order = chance.permutation(len(lengths))
+        order = chance.permutation(self.seen)
         batches: list[list[int]] = []
         for start in range(0, len(order), size * 8):
             some = order[start : start + size * 8]
@@ -424,6 +424,12 @@ class _Training:
             LEXICON_NAME: lexicon_of(self.readings["train"]),
         }
         grader.save(output, overwrite=True, extra=extra)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Return so many indices below `count`, evenly spread; 0 wants all."""
+    wanted = min(wanted or count, count)
+    return [index * count // wanted for index in range(wanted)]
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

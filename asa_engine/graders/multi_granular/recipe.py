@@ -116,6 +116,7 @@ class SftRecipe:
         dropout: Inside the adapters.
         rationale_weight: Of the rationale's likelihood beside the labels'.
         bf16: Whether the language model computes in bfloat16 (adapters stay float32).
+        readings: Training readings that the language model sees, evenly spread; 0 takes all.
         judged: Dev readings that figures are made of, evenly spread; 0 takes all.
     """
 
@@ -127,6 +128,7 @@ class SftRecipe:
     dropout: float = 0.05
     rationale_weight: float = 0.25
     bf16: bool = True
+    readings: int = 0
     judged: int = 0
 
 
