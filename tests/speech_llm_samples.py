@@ -114,6 +114,8 @@ def randomise_adapters(grader, seed=9):
         for name, parameter in grader.tuned().items():
             if "lora" in name or name.startswith("head."):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            if name == "codebook":
+                parameter.copy_(torch.randn(parameter.shape, generator=of_prior))
             if name.startswith("prior."):
                 parameter.copy_(torch.randn(parameter.shape, generator=of_prior) * PRIOR_SIZE)
                 if name == "prior.mean":

@@ -190,6 +190,7 @@ class _Comparison:
         torch.manual_seed(self.recipe.seed)
         grader = self._grader(config)
         grader.projector.load_state_dict(self.projector)
+        grader.projector.requires_grad_(False)
         history = self._fit(grader, item)
         grader.round_halves()
         answers = torch.from_numpy(self._answers(grader, "dev"))

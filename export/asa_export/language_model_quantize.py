@@ -124,6 +124,16 @@ class Int8Decoder(_QuantisedDecoder):
             self._divisors |= dict.fromkeys(names, divisors)
             self._folded[before] = divisors
 
+    def scales(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what a tensor's outputs are divided and its inputs multiplied by.
+
+        Args:
+            name: A norm's or a linear layer's tensor, with `.weight`.
+        """
+        layer, one = name.removesuffix(".weight"), np.ones(1)
+        outputs = self._folded.get(name, self._folded.get(layer, one))
+        return outputs, self._divisors.get(layer, one)
+
     def norm_scale(self, graph: Graph, name: str) -> str:
         """Return the checkpoint's scale, the next layer's divisors folded in."""
         return graph.constant(graph.array(name) / self._folded.get(name, 1.0))

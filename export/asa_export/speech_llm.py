@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 from safetensors.torch import save
 from torch import Tensor
 
@@ -32,7 +33,6 @@ from asa_export.graph import Graph
 from asa_export.language_model import (
     TOKENS,
     VOCABULARY,
-    DecoderLinears,
     FloatDecoder,
     decoder_model,
     decoder_tensors,
@@ -42,6 +42,7 @@ from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
 from asa_export.parity import REFERENCE
 from asa_export.speech import Recording, Speech
+from asa_export.speech_units import unit_ids, write_units
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER", "projector_model"]
@@ -89,24 +90,31 @@ def _build(
     head = _head(grader, exact)
     sequences = list(_sequences(grader, speech.calibration[:CALIBRATED]))
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
+    exact_answer = _mean_answer(head, exact, sequences)
     for backend, precision in variants:
-        file = f"{FOLDER}/{precision}.onnx"
-        its_head = head
-        if precision != "fp32":
-            linears: DecoderLinears = Int4Decoder()
-            if precision == "int8":
-                found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
-                linears = Int8Decoder(weights, found)
-            graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
-            onnx.save(graph, work / file)
-            rounded = Decoder.open(work / file, threads=1)
-            moved = _mean_answer(head, exact, sequences) - _mean_answer(head, rounded, sequences)
-            its_head = {**head, "answer.bias": head["answer.bias"] + moved}
-        _write(work / f"head.{precision}.safetensors", its_head)
-        files = (ENCODER, PROJECTOR, file, f"head.{precision}.safetensors")
+        smooth = None
+        if precision == "int8":
+            found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
+            smooth = Int8Decoder(weights, found)
+        if backend == "ctranslate2":
+            file = (
+                f"{FOLDER}/{write_units(grader, head['answer.weight'], folder, precision, smooth)}"
+            )
+            answer = _mean_unit_answer(grader, work / file, sequences)
+        else:
+            file = f"{FOLDER}/{precision}.onnx"
+            if precision != "fp32":
+                linears = smooth or Int4Decoder()
+                graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
+                onnx.save(graph, work / file)
+            answer = _mean_answer(head, Decoder.open(work / file, threads=1), sequences)
+        moved = exact_answer - answer if precision != "fp32" else torch.zeros(len(answer))
+        name = f"head.{backend}.{precision}.safetensors"
+        _write(work / name, {**head, "answer.bias": head["answer.bias"] + moved})
+        files = (ENCODER, PROJECTOR, file, name)
         for stage, name in zip(STAGE_NAMES, files, strict=True):
             stages.setdefault(stage, {}).setdefault(backend, {})[precision] = name
-    if "fp32" not in (precision for _, precision in variants):
+    if ("onnxruntime", "fp32") not in variants:
         (folder / "fp32.onnx").unlink()
         (folder / MERGED).unlink()
     return stages
@@ -114,6 +122,8 @@ def _build(
 
 def projector_model(grader: SpeechLLM, weights: Weights) -> onnx.ModelProto:
     """Build the projector: `frames` [T, D], layers already mixed -> `tokens` [ceil(T / stack), W].
+
+    With a codebook it rounds them to its entries, and their numbers go out as `units` [n].
 
     Args:
         grader: The reference.
@@ -154,6 +164,13 @@ def projector_model(grader: SpeechLLM, weights: Weights) -> onnx.ModelProto:
         axis=-1,
         epsilon=projector.norm.eps,
     )
+    if grader.codebook is not None:
+        entries = grader.codebook.detach()
+        near = graph.op("MatMul", x, constant(entries.T))
+        near = graph.op("Sub", near, constant(entries.square().sum(1) / 2))
+        units = graph.op("ArgMax", near, axis=-1, keepdims=0)
+        x = graph.op("Gather", constant(entries), units)
+        graph.output(graph.op("Cast", units, to=TensorProto.FLOAT), "units", ["tokens"])
     graph.output(x, "tokens", ["tokens", config.language_model.width])
     return graph.model()
 
@@ -187,6 +204,19 @@ def _mean_answer(
     return head["answer.weight"].detach() @ torch.from_numpy(np.mean(hidden, axis=0))
 
 
+def _mean_unit_answer(
+    grader: SpeechLLM, model: Path, sequences: Sequence[NDArray[np.float32]]
+) -> Tensor:
+    """Return the answer [K], without its bias, that CTranslate2 gives on average."""
+    import ctranslate2
+
+    generator = ctranslate2.Generator(str(model.parent), compute_type="default", intra_threads=1)
+    with torch.inference_mode():
+        ids = [unit_ids(grader, torch.from_numpy(rows)) for rows in sequences]
+    logits = [np.array(generator.forward_batch([item]))[0, -1] for item in ids]
+    return torch.from_numpy(np.mean(logits, axis=0))
+
+
 def _sequences(grader: SpeechLLM, recordings: Iterable[Recording]) -> Iterator[NDArray[np.float32]]:
     """Yield what follows the prompt's beginning, [n, W], for every chunk of the recordings."""
     config, stages = grader.config, TorchStages(grader)
@@ -217,7 +247,10 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 EXPORTER = Exporter(
-    targets={"onnx": ("onnxruntime", ("fp32", "int8", "int4"))},
+    targets={
+        "onnx": ("onnxruntime", ("fp32", "int8", "int4")),
+        "ctranslate2": ("ctranslate2", ("fp32", "int8")),  # of graders with units
+    },
     validate=_validate,
     build=_build,
 )

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 import asa_engine as asa
 from asa_engine.bundle import Bundle
-from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.errors import BundleError, CheckpointError, UsageError
 from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import SpeechLLMRun, judge
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
+from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.language_model import LanguageModel
 from asa_engine.profiling import StageClock
@@ -72,14 +73,17 @@ def sound(seconds: float, seed: int = 2) -> NDArray[np.float32]:
     return noise.astype(np.float32)[: round(seconds * 16_000)]
 
 
-def open_stages(bundle: Path, precision: str = "fp32") -> tuple[SpeechLLMConfig, SpeechLLMStages]:
+def open_stages(
+    bundle: Path, precision: str = "fp32", backend: str = "onnxruntime"
+) -> tuple[SpeechLLMConfig, Any]:
     opened = Bundle.open(bundle)
     config = SpeechLLMConfig.from_dict(opened.config)
     files = {
-        name: opened.file(name, "onnxruntime", precision)
+        name: opened.file(name, backend, precision)
         for name in ("encoder", "projector", "language_model", "head")
     }
-    return config, SpeechLLMStages.open(config, files, precision=precision, threads=1)
+    kind = UnitStages if backend == "ctranslate2" else SpeechLLMStages
+    return config, kind.open(config, files, precision=precision, threads=1)
 
 
 # One window of 1 s; a last window too short to count; a chunk of 3 s exactly; one more window; a
@@ -216,6 +220,47 @@ def _mean_shift(config: SpeechLLMConfig, exact: SpeechLLMStages, rounded: Speech
                     chunk.extend(window)
             changes.append(chunks[1].answer() - chunks[0].answer())
     return float(np.abs(np.mean(changes, axis=0)).max())
+
+
+@pytest.fixture(scope="module")
+def unit_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("units"), units=12, prior=samples.PRIOR)
+
+
+@pytest.fixture(scope="module")
+def unit_bundle(unit_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
+    folder = tmp_path_factory.mktemp("made-units") / "tiny"
+    variants = plan(["onnx", "ctranslate2"], ["fp32"], "speech_llm")
+    export(unit_checkpoint, folder, variants, speech())
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "ctranslate2"])
+@pytest.mark.parametrize("seconds", [0.3, 2.05, 3.7, 10.2])
+def test_units_are_the_references(
+    unit_checkpoint: Path, unit_bundle: Path, backend: str, seconds: float
+) -> None:
+    x = sound(seconds)
+    expected = SpeechLLM.load(unit_checkpoint).assess_samples(x)
+    config = SpeechLLMConfig.from_dict(Bundle.open(unit_bundle).config)
+    stages = open_stages(unit_bundle, backend=backend)[1]
+    for pieces in (1, 7):
+        run = SpeechLLMRun(config, stages, StageClock())
+        for part in np.array_split(x, pieces):
+            run.push(part)
+        grade = run.finish()
+        assert grade is not None
+        assert grade.scores["total"].value == pytest.approx(
+            float(expected.scores[0]), abs=FLOAT_TOLERANCE
+        )
+
+
+def test_only_units_go_to_ctranslate2(checkpoint: Path, tmp_path: Path) -> None:
+    variants = plan(["ctranslate2"], ["fp32"], "speech_llm")
+    with pytest.raises(BundleError, match="takes tokens"):
+        export(checkpoint, tmp_path / "bundle", variants, speech())
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_an_answer_leaves_the_chunk_as_it_was(bundle: Path) -> None:

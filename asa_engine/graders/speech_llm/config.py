@@ -43,6 +43,7 @@ _MODEL_LIMITS = {
     "ffn": 131_072,
     "positions": 1 << 20,
 }
+_MAX_UNITS = 65_536
 _MAX_PRIOR = {"centres": 100_000, "width": 4096}
 _MAX_PROMPT_TOKENS = 4096
 _MAX_WIDTH = 8192
@@ -134,6 +135,7 @@ class SpeechLLMConfig:
         stack: Encoder frames (50 Hz) that become one audio token; divides a window's.
         projector_width: Inner width of the projector.
         prior: What the encoder's sums say beside the language model.
+        units: Entries of the codebook that audio tokens are rounded to; 0 leaves them as they are.
     """
 
     aspects: tuple[AspectConfig, ...]
@@ -150,6 +152,7 @@ class SpeechLLMConfig:
     stack: int = 10
     projector_width: int = 384
     prior: PriorConfig = field(default_factory=PriorConfig)
+    units: int = 0
 
     @property
     def window_samples(self) -> int:
@@ -180,6 +183,11 @@ class SpeechLLMConfig:
     def tokens_a_second(self) -> float:
         """Audio tokens a second of speech."""
         return SAMPLE_RATE_HZ / SAMPLES_PER_FRAME / self.stack
+
+    @property
+    def bits_a_second(self) -> float:
+        """Bits that a second of speech takes as units."""
+        return self.tokens_a_second * math.ceil(math.log2(self.units)) if self.units > 1 else 0.0
 
     @property
     def moments_width(self) -> int:
@@ -221,6 +229,8 @@ class SpeechLLMConfig:
         for name in ("stack", "projector_width"):
             if name in fields:
                 fields[name] = integer(fields[name], name, _MAX_WIDTH)
+        if "units" in fields:
+            fields["units"] = integer(fields["units"], "units", _MAX_UNITS, 0)
         config = cls(**fields)
         config._check_audio()
         config._check_prompt()

@@ -141,6 +141,10 @@ class SpeechLLM(nn.Module):
         regression = config.answer == "regression"
         self.head = nn.Linear(config.language_model.width, aspects) if regression else None
         self.prior = Prior(config)
+        self.codebook: nn.Parameter | None = None
+        if config.units:
+            entries = torch.zeros(config.units, config.language_model.width)
+            self.codebook = nn.Parameter(entries, requires_grad=False)
         lora = config.lora
         try:
             add_lora(
@@ -158,12 +162,12 @@ class SpeechLLM(nn.Module):
         return self.config.language_model.layers
 
     def tuned(self) -> dict[str, nn.Parameter]:
-        """Return what training makes, by name: projector, adapters, head, prior."""
+        """Return what training makes, by name: projector, adapters, head, prior, codebook."""
         adapters = {f"language_model.{k}": v for k, v in lora_parameters(self.language_model)}
         ours = {
             name: parameter
             for name, parameter in self.named_parameters()
-            if name.startswith(("projector.", "head.", "prior."))
+            if name.startswith(("projector.", "head.", "prior.", "codebook"))
         }
         return {**ours, **adapters}
 
@@ -190,7 +194,23 @@ class SpeechLLM(nn.Module):
         found: list[list[Tensor]] = [[] for _ in range(int(owner[-1]) + 1)]
         for row, count, at in zip(tokens, counts, owner.tolist(), strict=True):
             found[at].append(row[:count])
-        return [torch.cat(parts) for parts in found]
+        return [self.rounded(torch.cat(parts)) for parts in found]
+
+    def rounded(self, tokens: Tensor) -> Tensor:
+        """Return audio tokens [n, W] as the nearest entries of the codebook, if there is one."""
+        return tokens if self.codebook is None else self.codebook[self.units(tokens)]
+
+    def units(self, tokens: Tensor) -> Tensor:
+        """Return the units, int64 [n], of audio tokens [n, W]: the nearest entries of the codebook.
+
+        Raises:
+            ValueError: The grader has no codebook.
+        """
+        if self.codebook is None:
+            raise ValueError("this grader has no units")
+        # |t - c|^2 without |t|^2, which all entries share.
+        near: Tensor = tokens @ self.codebook.T - self.codebook.square().sum(1) / 2
+        return near.argmax(-1)
 
     def chunks(self, tokens: Tensor) -> list[Tensor]:
         """Cut a recording's audio tokens [n, W] into those of its chunks."""
@@ -308,7 +328,8 @@ class SpeechLLM(nn.Module):
         """Return the audio tokens [n, W] of a window [n_mels, T], and its sums, float64 [1 + M]."""
         layers = torch.stack(self.encoder(torch.from_numpy(mel)[None]), 1)
         lengths = frames_of(torch.tensor([mel.shape[1]]))
-        return self.projector(layers, lengths)[0], sums_of(layers, lengths)[0].double()
+        tokens = self.rounded(self.projector(layers, lengths)[0])
+        return tokens, sums_of(layers, lengths)[0].double()
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, dtype=torch.long)

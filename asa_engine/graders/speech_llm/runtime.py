@@ -21,6 +21,7 @@ from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders import GraderEntry
 from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ, SpeechLLMConfig
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages, Stages, TorchStages
+from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
 
@@ -158,13 +159,14 @@ def _open(bundle: Bundle, choice: Choice, threads: int) -> Stages:
     config = SpeechLLMConfig.from_dict(bundle.config)
     if choice.backend == _REFERENCE:
         return _open_reference(bundle, choice.precision, threads)
-    if choice.backend != "onnxruntime":
+    if choice.backend not in ("onnxruntime", "ctranslate2"):
         raise BackendError(
             f"the {choice.backend} backend does not run the speech LLM",
             mend="choose another backend",
         )
     files = {name: bundle.file(name, choice.backend, choice.precision) for name in STAGE_NAMES}
-    return SpeechLLMStages.open(config, files, precision=choice.precision, threads=threads)
+    kind = UnitStages if choice.backend == "ctranslate2" else SpeechLLMStages
+    return kind.open(config, files, precision=choice.precision, threads=threads)
 
 
 def _open_reference(bundle: Bundle, precision: str, threads: int) -> Stages:

@@ -6,7 +6,7 @@ the answer off the last hidden state is a few rows, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -24,7 +24,7 @@ from asa_engine.language_model.decoder import Decoder, Sequence
 if TYPE_CHECKING:
     from asa_engine.graders.speech_llm.model import SpeechLLM
 
-__all__ = ["Judging", "SpeechLLMStages", "Stages", "TorchStages", "Window"]
+__all__ = ["Hearing", "Judging", "SpeechLLMStages", "Stages", "TorchStages", "Window"]
 
 _ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
 
@@ -36,10 +36,12 @@ class Window(NamedTuple):
         tokens: Audio tokens, float32 [n, W].
         sums: Count of frames, sums of every layer's h, then of h^2, float64 [1 + M]; None where
             there is no prior.
+        units: The tokens' numbers in the codebook, int64 [n]; None where there is none.
     """
 
     tokens: NDArray[np.float32]
-    sums: NDArray[np.float64] | None
+    sums: NDArray[np.float64] | None = None
+    units: NDArray[np.int64] | None = None
 
 
 class Judging(Protocol):
@@ -65,6 +67,65 @@ class Stages(Protocol):
         """Return the libraries that the scores depend on."""
 
 
+class Hearing:
+    """From windows to audio tokens and sums, and the acoustic prior that speaks of the sums.
+
+    Args:
+        config: The grader's configuration.
+        encoder: Tensors of the Whisper encoder.
+        projector: The projector's graph; with a codebook it also says the units.
+        head: Tensors `layer_weights` [layers + 1] and `prior.*`, those of `prior_shapes`.
+        precision: `fp32`, `int8` or `int4`.
+        threads: Threads that one call may use.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load the graph.
+        CheckpointError: A tensor is missing or of another shape.
+    """
+
+    def __init__(
+        self,
+        config: SpeechLLMConfig,
+        encoder: Path,
+        projector: Path,
+        head: Tensors,
+        *,
+        precision: str,
+        threads: int,
+    ) -> None:
+        self._config = config
+        self._layer_weights = head.read("layer_weights", (config.encoder.layers + 1,)).tolist()
+        self._prior: KernelPrior | None = None
+        if config.prior.centres:
+            self._prior = KernelPrior(config, lambda name, s: head.read(f"prior.{name}", s))
+        self._encoder = Encoder(
+            config.encoder,
+            Tensors(encoder).read,
+            precision=_ENCODER_PRECISION[precision],
+            threads=threads,
+        )
+        self._projector = session(projector, threads)
+
+    def window(self, mel: NDArray[np.float32]) -> Window:
+        """Encode a window [n_mels, T] and project its frames."""
+        sums = None
+        if self._prior is None:
+            (frames,) = self._encoder.encode([mel], self._layer_weights)
+        else:
+            ((frames, moments),) = self._encoder.encode_with_moments([mel], self._layer_weights)
+            sums = np.concatenate(([len(frames)], moments.ravel().astype(np.float64)))
+        names = ["tokens", "units"] if self._config.units else ["tokens"]
+        tokens, *units = self._projector.run(names, {"frames": frames})
+        return Window(tokens, sums, units[0].astype(np.int64) if units else None)
+
+    def pool(self, answer: NDArray[np.float64], windows: Iterable[Window]) -> NDArray[np.float64]:
+        """Pool the language model's answer [K] to windows with what the prior says of them."""
+        if self._prior is None:
+            return answer
+        sums = np.sum([window.sums for window in windows], axis=0)
+        return pool_answer(self._config, answer, self._prior.score(sums))
+
+
 class SpeechLLMStages:
     """The stages of a bundle.
 
@@ -74,14 +135,11 @@ class SpeechLLMStages:
 
     Args:
         config: The grader's configuration.
-        encoder: Tensors of the Whisper encoder.
-        projector: The projector's graph.
+        hearing: What comes before the language model.
         decoder: The language model.
-        head: Tensors `layer_weights` [layers + 1]; `prefix`, keys and values of the prompt's
-            beginning [2, layers, heads, P, head_width]; `suffix` [S, W]; `answer.weight` [K, W];
-            `answer.bias` [K]; `prior.*`, those of `prior_shapes`.
-        precision: `fp32`, `int8` or `int4`.
-        threads: Threads that one call may use.
+        head: Tensors `prefix`, keys and values of the prompt's beginning
+            [2, layers, heads, P, head_width]; `suffix` [S, W]; `answer.weight` [K, W];
+            `answer.bias` [K].
 
     Raises:
         CheckpointError: A tensor is missing or of another shape.
@@ -89,38 +147,18 @@ class SpeechLLMStages:
     """
 
     def __init__(
-        self,
-        config: SpeechLLMConfig,
-        encoder: Path,
-        projector: Path,
-        decoder: Decoder,
-        head: Path,
-        *,
-        precision: str,
-        threads: int,
+        self, config: SpeechLLMConfig, hearing: Hearing, decoder: Decoder, head: Tensors
     ) -> None:
         decoder.check(config.longest_sequence)
         self._longest = config.longest_sequence
-        tensors = Tensors(head)
         width, prompt = config.language_model.width, config.prompt
         answers = len(prompt.labels) or len(config.aspects)
-        self._layer_weights = tensors.read("layer_weights", (config.encoder.layers + 1,)).tolist()
         shape = (2, decoder.layers, decoder.heads, len(prompt.prefix_ids), decoder.head_width)
-        self._trunk = decoder.resume(tensors.read("prefix", shape))
-        self._suffix = tensors.read("suffix", (len(prompt.suffix_ids), width))
-        self._weight = tensors.read("answer.weight", (answers, width)).astype(np.float64)
-        self._bias = tensors.read("answer.bias", (answers,)).astype(np.float64)
-        self.config = config
-        self.prior: KernelPrior | None = None
-        if config.prior.centres:
-            self.prior = KernelPrior(config, lambda name, s: tensors.read(f"prior.{name}", s))
-        self._encoder = Encoder(
-            config.encoder,
-            Tensors(encoder).read,
-            precision=_ENCODER_PRECISION[precision],
-            threads=threads,
-        )
-        self._projector = session(projector, threads)
+        self._trunk = decoder.resume(head.read("prefix", shape))
+        self._suffix = head.read("suffix", (len(prompt.suffix_ids), width))
+        self._weight = head.read("answer.weight", (answers, width)).astype(np.float64)
+        self._bias = head.read("answer.bias", (answers,)).astype(np.float64)
+        self._hearing = hearing
 
     @classmethod
     def open(
@@ -133,39 +171,31 @@ class SpeechLLMStages:
             BundleError: The language model's graph is not one.
             CheckpointError: A tensor is missing or of another shape.
         """
-        return cls(
+        head = Tensors(files["head"])
+        hearing = Hearing(
             config,
             files["encoder"],
             files["projector"],
-            Decoder.open(files["language_model"], threads=threads),
-            files["head"],
+            head,
             precision=precision,
             threads=threads,
         )
+        return cls(config, hearing, Decoder.open(files["language_model"], threads=threads), head)
 
     def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode a window and project its frames."""
-        sums = None
-        if self.prior is None:
-            (frames,) = self._encoder.encode([mel], self._layer_weights)
-        else:
-            ((frames, moments),) = self._encoder.encode_with_moments([mel], self._layer_weights)
-            sums = np.concatenate(([len(frames)], moments.ravel().astype(np.float64)))
-        return Window(self._projector.run(["tokens"], {"frames": frames})[0], sums)
+        return self._hearing.window(mel)
 
     def start(self) -> Judging:
         """Begin a chunk behind the prompt's beginning."""
         return _Chunk(self, self._trunk.fork(self._longest))
 
-    def read(self, hidden: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the answer [K] that a hidden state [W] gives."""
-        found: NDArray[np.float64] = self._weight @ hidden.astype(np.float64) + self._bias
-        return found
-
-    @property
-    def suffix(self) -> NDArray[np.float32]:
-        """Embeddings of the prompt's end, float32 [S, W]."""
-        return self._suffix
+    def read(self, sequence: Sequence, windows: Iterable[Window]) -> NDArray[np.float64]:
+        """Run the prompt's end, read the answer [K], and forget the prompt's end again."""
+        length = sequence.length
+        hidden = sequence.extend(self._suffix)[-1].astype(np.float64)
+        sequence.rewind(length)
+        return self._hearing.pool(self._weight @ hidden + self._bias, windows)
 
     def versions(self) -> dict[str, str]:
         """Return ONNX Runtime's version."""
@@ -178,23 +208,16 @@ class _Chunk:
     def __init__(self, stages: SpeechLLMStages, sequence: Sequence) -> None:
         self._stages = stages
         self._sequence = sequence
-        self._sums: NDArray[np.float64] | None = None
+        self._windows: list[Window] = []
 
     def extend(self, window: Window) -> None:
-        """Prefill a window's audio tokens and add its sums."""
+        """Prefill a window's audio tokens."""
         self._sequence.extend(window.tokens)
-        if window.sums is not None:
-            self._sums = window.sums if self._sums is None else self._sums + window.sums
+        self._windows.append(window)
 
     def answer(self) -> NDArray[np.float64]:
-        """Run the prompt's end, read the answer, and forget the prompt's end again."""
-        length = self._sequence.length
-        hidden = self._sequence.extend(self._stages.suffix)[-1]
-        self._sequence.rewind(length)
-        answer = self._stages.read(hidden)
-        if self._stages.prior is None or self._sums is None:
-            return answer
-        return pool_answer(self._stages.config, answer, self._stages.prior.score(self._sums))
+        """Answer for what is here."""
+        return self._stages.read(self._sequence, self._windows)
 
 
 class TorchStages:
