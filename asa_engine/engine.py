@@ -248,7 +248,8 @@ def load(
     Args:
         bundle: A bundle or checkpoint folder; `None` or "default" for the one that ships.
         backend: "auto" or a key of `asa_engine.backends.BACKENDS`.
-        precision: "auto", "fp32", "bf16", "int8" or "int4".
+        precision: "auto", "fp32", "bf16", "int8", "int4" or "mixed" (a precision for each layer, in
+            bundles that 'asa-engine tune' wrote).
         threads: Threads a window is encoded with; by default as many as
             'asa-engine tune' found fastest, or else the cores at hand, at most four.
 

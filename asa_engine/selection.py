@@ -22,7 +22,7 @@ __all__ = [
 
 AUTO = "auto"
 TUNING_NAME = "tuning.json"
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
 MAX_THREADS = 256
 _DEFAULT_MAX_THREADS = 4
 

@@ -2,15 +2,15 @@
 
 Every usable (backend, precision) of a bundle runs at every thread count in a process of its own.
 First its scores on real recordings are compared with the reference's; over the budget it is not
-timed. Then all take turns in random order. What comes out is the bundle's `auto` order for this
-device, and the table it was decided from.
+timed. Then all take turns in random order. Where the native encoder can have a precision for each
+layer, the best choice within the budget is searched first, and runs with the others as
+native/mixed. What comes out is the bundle's `auto` order for this device, and the table it was
+decided from.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ import soundfile
 
 from asa_engine.audio import SAMPLE_RATE_HZ
 from asa_engine.backends import backend_class
+from asa_engine.backends.native import MIXED
 from asa_engine.bench.drift import Scores, score_drift
 from asa_engine.bench.harness import Candidate, take_turns
 from asa_engine.bench.host import describe_host
@@ -30,11 +31,11 @@ from asa_engine.bench.scenarios import Task
 from asa_engine.bench.speech import read_samples
 from asa_engine.bench.statistics import summarise
 from asa_engine.bench.worker import WorkerProcess
-from asa_engine.bundle import MANIFEST_NAME, WEIGHTS_NAME, Bundle, write_manifest
-from asa_engine.errors import BackendError, BundleError, DriftError
-from asa_engine.files import atomic_folder
+from asa_engine.bundle import WEIGHTS_NAME, Bundle
+from asa_engine.errors import BackendError, DriftError
 from asa_engine.graders import grader_entry
-from asa_engine.selection import TUNING_NAME
+from asa_engine.layer_search import LayerSearch, search_layers, searchable
+from asa_engine.tuned_bundle import write_mixed, write_tuned
 
 __all__ = ["Trial", "Tuning", "tune", "write_tuned"]
 
@@ -89,6 +90,7 @@ class Tuning:
         busy: Whether other work was under way on it, so that times are a rough guide.
         trials: Everything that ran, fastest window first, then what was over the budget.
         skipped: "backend/precision" or with its threads -> why it could not run.
+        layers: How the precisions of native/mixed were found; `None` without such a search.
     """
 
     bundle_sha256: str
@@ -101,6 +103,7 @@ class Tuning:
     busy: bool
     trials: tuple[Trial, ...]
     skipped: Mapping[str, str]
+    layers: LayerSearch | None = None
 
     @property
     def order(self) -> tuple[Variant, ...]:
@@ -149,6 +152,8 @@ class Tuning:
                 f"{trial.drift_rms:>11.1e}{trial.drift_max:>9.1e}"
                 + ("" if trial.fits else "  over the budget")
             )
+        if self.layers is not None and self.layers.layers:
+            lines.append(f"native/mixed, layer by layer: {', '.join(self.layers.layers)}")
         if self.busy:
             lines.append("the machine was busy: tune again when it does nothing else")
         return [*lines, *(f"skipped {name}: {reason}" for name, reason in self.skipped.items())]
@@ -185,11 +190,17 @@ def tune(
     skipped: dict[str, str] = {}
     candidates = _candidates(bundle, threads, skipped)
     truth = _reference(bundle)
-    progress(f"opening {len(candidates)} trials, reference {truth.name}")
-    with (
-        tempfile.TemporaryDirectory(prefix="asa-tune-") as scratch,
-        _open([truth, *candidates], skipped) as workers,
-    ):
+    layers: LayerSearch | None = None
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="asa-tune-"))
+        if searchable(bundle):
+            progress("searching precisions, layer by layer")
+            layers = search_layers(bundle, recordings, budget_rms=budget_rms, progress=progress)
+            if layers.layers:
+                mixed = write_mixed(bundle, layers, Path(scratch) / "mixed")
+                candidates += [_engine(mixed, "native", MIXED, count) for count in threads]
+        progress(f"opening {len(candidates)} trials, reference {truth.name}")
+        workers = stack.enter_context(_open([truth, *candidates], skipped))
         if truth not in workers:
             raise BackendError(f"the reference {truth.name} cannot run: {skipped[truth.name]}")
         progress(f"comparing scores on {len(recordings)} recordings")
@@ -232,52 +243,15 @@ def tune(
         busy=host.busy,
         trials=tuple(sorted(trials, key=_rank)),
         skipped=skipped,
+        layers=layers,
     )
-
-
-def write_tuned(bundle: Bundle, tuning: Tuning, target: Path, *, overwrite: bool = False) -> None:
-    """Write a bundle whose `auto` order is the tuned one, with the table as `tuning.json`.
-
-    An engine of it runs the first of that order at the thread count that was fastest.
-
-    Args:
-        bundle: The bundle that was tuned.
-        tuning: What `tune` returned.
-        target: The folder to make; may be the bundle's own with `overwrite`.
-        overwrite: Whether to replace what stands there.
-
-    Raises:
-        DriftError: No variant is within the budget.
-        BundleError: It is a bare checkpoint, or not the bundle that was tuned.
-        UsageError: `target` is there already, or cannot be written.
-    """
-    tuning.check()
-    if not (bundle.path / MANIFEST_NAME).is_file():
-        raise BundleError(
-            f"{bundle.path} is a checkpoint, not a bundle", mend="run 'asa-engine export' on it"
-        )
-    if bundle.sha256 != tuning.bundle_sha256:
-        raise BundleError(f"{bundle.path} has changed since it was tuned", mend="tune it again")
-    with atomic_folder(target, overwrite=overwrite) as work:
-        for name in bundle.artifacts:
-            (work / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, work / name)
-        table = json.dumps(tuning.to_dict(), indent=1) + "\n"
-        (work / TUNING_NAME).write_text(table, encoding="utf-8")
-        write_manifest(
-            work,
-            name=bundle.name,
-            version=bundle.version,
-            grader=bundle.grader,
-            stages=bundle.stages,
-            auto=tuning.order,
-            parity=bundle.parity,
-        )
 
 
 def _candidates(bundle: Bundle, threads: Sequence[int], skipped: dict[str, str]) -> list[Candidate]:
     candidates = []
     for backend, precision in bundle.variants():
+        if precision == MIXED:  # of an earlier tuning
+            continue
         found = backend_class(backend).availability()
         if not found.usable:
             skipped[f"{backend}/{precision}"] = found.reason

@@ -210,7 +210,11 @@ def _read_layers(bundle: Bundle, count: int) -> tuple[str, ...]:
     """Read the precision of each layer from the bundle's plan."""
     path = bundle.file("grader", "native", MIXED)
     layers = read_json(path, BundleError).get("layers")
-    if not isinstance(layers, list) or len(layers) != count or not set(layers) <= {*PRECISIONS}:
+    if (
+        not isinstance(layers, list)
+        or len(layers) != count
+        or any(p not in PRECISIONS for p in layers)
+    ):
         raise BundleError(
             f"{path} names no precision of {', '.join(PRECISIONS)} for each of {count} layers",
             mend="run 'asa-engine tune' again",

@@ -180,6 +180,7 @@ class PackedShelf:
 
     def put(self, folder: Path, packed: Callable[[], Words]) -> None:
         """Write the words into a bundle that is being made, as its own file."""
+        (folder / PACKED_FOLDER).mkdir(exist_ok=True)
         if not write_packed(folder / self._name, self.key, packed()):
             raise BundleError(f"{folder / self._name} cannot be written", mend="free some space")
 

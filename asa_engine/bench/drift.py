@@ -37,6 +37,7 @@ BUDGETS = {
     "bf16": Budget(rms=0.01, max=0.05),
     "int8": Budget(rms=0.02, max=0.10),
     "int4": Budget(rms=0.05, max=0.25),
+    "mixed": Budget(rms=0.02, max=0.10),  # of int8, which no layer goes below
 }
 
 LOG_MEL_BUDGET = 1e-4

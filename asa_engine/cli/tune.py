@@ -18,9 +18,12 @@ DETAILS = """\
 Runs every backend and precision that the bundle holds, at each thread count, on this device:
 compares the scores with PyTorch's at fp32 (or, without PyTorch, with an fp32 variant's), then
 times what stays within the budget: one window from file to scores, and the time from the end of a
-stream to its scores. Prints the table. With -o or --in-place it also writes the bundle with what
-was fastest first in its 'auto' order, and the table as tuning.json. Exit code 5, and nothing
-written, if no variant is within the budget.
+stream to its scores. The native encoder also runs with a precision for each layer (native/mixed):
+layers go to int8, the most tolerant first, as far as the budget bears. Prints the table.
+
+With -o or --in-place it also writes the bundle with what was fastest first in its 'auto' order, the
+table as tuning.json and, where the native backend was fastest, the weights as this CPU's kernels
+read them. Exit code 5, and nothing written, if no variant is within the budget.
 
 examples:
   asa-engine tune default --data dev.jsonl

@@ -12,7 +12,7 @@ from asa_engine.kernels import isa
 from asa_engine.kernels.laps import Lap, laps_of
 from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["PRECISIONS", "Encoder", "Read", "encoder_tensors", "pool"]
+__all__ = ["PRECISIONS", "Encoder", "Read", "dense_precision", "encoder_tensors", "pool"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -23,6 +23,11 @@ _MAX_THREADS = 256
 
 _STEM = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "embed_positions.weight")
 _CLOSING = ("layer_norm.weight", "layer_norm.bias")
+
+
+def dense_precision() -> str:
+    """Return the precision of all that int8 layers do not do in int8, on this CPU."""
+    return "bf16" if isa() == "avx512_bf16" else "fp32"
 
 
 def encoder_tensors(config: WhisperEncoderConfig) -> dict[str, tuple[int, ...]]:

@@ -33,8 +33,22 @@ __all__ = ["REFERENCE", "AspectParity", "Budget", "Parity", "Scorer", "compare"]
 REFERENCE = ("torch", "fp32")
 """Backend and precision that all others are compared with."""
 
-PCC_BUDGETS = {"fp32": 0.0001, "fp16": 0.002, "bf16": 0.002, "int8": 0.002, "int4": 0.005}
-SPLIT_SHARES = {"fp32": 0.0, "fp16": 0.005, "bf16": 0.005, "int8": 0.01, "int4": 0.02}
+PCC_BUDGETS = {
+    "fp32": 0.0001,
+    "fp16": 0.002,
+    "bf16": 0.002,
+    "int8": 0.002,
+    "int4": 0.005,
+    "mixed": 0.002,
+}
+SPLIT_SHARES = {
+    "fp32": 0.0,
+    "fp16": 0.005,
+    "bf16": 0.005,
+    "int8": 0.01,
+    "int4": 0.02,
+    "mixed": 0.01,
+}
 """Largest share of recordings that one of the two may score and the other not."""
 _REFERENCE_SCALE = 6.0
 MIN_RECORDING_S = 0.1
