@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -234,13 +234,15 @@ class Batcher:
     def _serve(self, batch: list[Work]) -> None:
         """Encode a batch; where it fails, each window alone, so that one hurts no other."""
         try:
-            self._resolve(batch, self._encode(batch))
+            outputs = self._encode(batch)
         except Exception as failure:
             if len(batch) > 1:
                 for work in batch:
                     self._serve([work])
             else:
                 batch[0].future.set_exception(_said(failure))
+        else:
+            self._resolve(batch, outputs)
 
     def _encode(self, batch: list[Work]) -> Outputs:
         sums = None
@@ -271,7 +273,7 @@ class Batcher:
 
 
 def _said(failure: Exception) -> Exception:
-    if isinstance(failure, BackendError | CancelledError):
+    if isinstance(failure, BackendError):
         return failure
     return BackendError(
         f"the GPU failed on a window: {failure}",

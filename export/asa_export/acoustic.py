@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from asa_engine.backends import Backend
+from asa_engine.backends.cuda import CudaBackend
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
 from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.acoustic.config import AcousticConfig
@@ -52,7 +54,7 @@ def _optimise(
     if any(precision == "int8" and backend != "native" for backend, precision in variants):
         calibration = calibrate(config, weights, windows_of(config, speech.calibration))
     for backend, precision in variants:
-        if backend == "native":
+        if backend in ("native", "cuda"):
             # The kernels pack the checkpoint's own weights when they load them.
             stages["grader"].setdefault(backend, {})[precision] = WEIGHTS_NAME
             continue
@@ -89,8 +91,12 @@ def windows_of(
             yield rest
 
 
-def _judge(bundle: Bundle, backend: str, precision: str) -> OnCpu | None:
-    """Run a GPU's graph on the CPU, where scores are compared."""
+def _judge(bundle: Bundle, backend: str, precision: str) -> Backend | None:
+    """Run a GPU's graph, or a GPU kernels' arithmetic, on the CPU, where scores are compared."""
+    if backend == "cuda":
+        from asa_engine.kernels.triton.emulation import EmulatedDevice
+
+        return CudaBackend(EmulatedDevice(), bundle, precision=precision, threads=1)
     return OnCpu(bundle, backend, precision) if backend in ON_GPU else None
 
 
@@ -106,6 +112,7 @@ EXPORTER = Exporter(
     targets={
         "onnx": ("onnxruntime", ("fp32", "int8")),
         "native": ("native", ("fp32", "bf16", "int8")),
+        "cuda": ("cuda", ("fp32", "fp16", "bf16")),
         "tensorrt": ("tensorrt", TYPED),
         "onnx-cuda": ("onnxruntime-cuda", ("fp32", "fp16", "bf16")),
         "onnx-tensorrt": ("onnxruntime-tensorrt", TYPED),

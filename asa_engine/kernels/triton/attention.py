@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from asa_engine.kernels.triton.functions import dot
+from asa_engine.kernels.triton.functions import cast, dot
 
 __all__ = ["attention"]
 
@@ -49,7 +49,7 @@ def attention(
         shrink = tl.exp2(top - higher)
         p = tl.exp2(score - higher[:, None])
         weights = weights * shrink + tl.sum(p, 1)
-        total = dot(p.to(v.dtype), v, total * shrink[:, None])
+        total = dot(cast(p, v.dtype), v, total * shrink[:, None])
         top = higher
     out_at = out + rows.to(tl.int64)[:, None] * D + head + lanes[None, :]
-    tl.store(out_at, (total / weights[:, None]).to(out.dtype.element_ty), mask=here)
+    tl.store(out_at, cast(total / weights[:, None], out.dtype.element_ty), mask=here)

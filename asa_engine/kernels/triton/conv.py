@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from asa_engine.kernels.triton.functions import dot, gelu
+from asa_engine.kernels.triton.functions import cast, dot, gelu
 
 __all__ = ["conv"]
 
@@ -45,7 +45,7 @@ def conv(
             x = tl.load(x_at, mask=inside[:, None] & left[None, :], other=0.0)
             w_at = weight + (tap * N + n)[None, :] * C + start + c[:, None]
             w = tl.load(w_at, mask=(n < N)[None, :] & left[:, None], other=0.0)
-            total = dot(x.to(w.dtype), w, total)
+            total = dot(cast(x, w.dtype), w, total)
     total = gelu(total + tl.load(bias + n, mask=n < N, other=0.0)[None, :])
     row = begin_out + t
     valid = (row < end_out)[:, None] & (n < N)[None, :]
@@ -53,9 +53,9 @@ def conv(
     if EMBED:
         total += tl.load(positions + t[:, None] * N + n[None, :], mask=valid, other=0.0)
         total = tl.where(valid, total, 0.0)
-        tl.store(low + at, total.to(low.dtype.element_ty), mask=valid)
+        tl.store(low + at, cast(total, low.dtype.element_ty), mask=valid)
         sums_at = row_sums + tl.program_id(1) * 2 * capacity + row
         tl.store(sums_at, tl.sum(total, 1), mask=row < end_out)
         tl.store(sums_at + capacity, tl.sum(total * total, 1), mask=row < end_out)
         tl.store(mixed + at, mix * total, mask=valid)
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=valid)
+    tl.store(out + at, cast(total, out.dtype.element_ty), mask=valid)

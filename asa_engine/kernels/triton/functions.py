@@ -5,9 +5,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["dot", "gelu", "row_norm"]
+__all__ = ["cast", "dot", "gelu", "row_norm"]
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def cast(x, dtype: tl.constexpr):
+    """Round float32 to the nearest of a type, ties to even."""
+    if INTERPRETED and dtype == tl.bfloat16 and x.dtype == tl.float32:  # it would cut bits off
+        bits = x.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        x = tl.where(x == x, nearest, x)
+    return x.to(dtype)
 
 
 @triton.jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from asa_engine.kernels.triton.functions import dot, gelu, row_norm
+from asa_engine.kernels.triton.functions import cast, dot, gelu, row_norm
 
 __all__ = ["linear"]
 
@@ -65,11 +65,11 @@ def linear(
     if RESIDUAL:
         total += tl.load(out + at, mask=valid, other=0.0)
         total = tl.where(valid, total, 0.0)
-        tl.store(low + at, total.to(low.dtype.element_ty), mask=valid)
+        tl.store(low + at, cast(total, low.dtype.element_ty), mask=valid)
         sums_at = row_sums + tile_n * 2 * capacity + m
         tl.store(sums_at, tl.sum(total, 1), mask=m < rows)
         tl.store(sums_at + capacity, tl.sum(total * total, 1), mask=m < rows)
         if MIX:
             before = tl.load(mixed + at, mask=valid, other=0.0)
             tl.store(mixed + at, before + mix * total, mask=valid)
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=valid)
+    tl.store(out + at, cast(total, out.dtype.element_ty), mask=valid)
