@@ -9,8 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from asa_engine.graders.aspects import AspectConfig
-from asa_engine.graders.text.config import BertShape, TextConfig
-from asa_engine.graders.text.model import TextGrader, bert_config
+from asa_engine.graders.text.config import TextConfig
+from asa_engine.graders.text.model import TextGrader
+from asa_engine.nn.bert import bert_config
+from asa_engine.nn.config import BertShape
 
 WORDS = ("the", "cat", "sat", "on", "mat", "dog", "ran", "home", "early", "again", "we", "##s")
 SHAPE = BertShape(

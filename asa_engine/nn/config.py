@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LanguageModelConfig", "WhisperDecoderConfig", "WhisperEncoderConfig"]
+__all__ = ["BertShape", "LanguageModelConfig", "WhisperDecoderConfig", "WhisperEncoderConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +72,26 @@ class LanguageModelConfig:
     key_value_heads: int = 3
     ffn: int = 1536
     positions: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class BertShape:
+    """Shape of a BERT encoder; the defaults are MiniLM-L6's.
+
+    Attributes:
+        vocabulary: Word pieces.
+        width: Hidden width D.
+        layers: Number of layers.
+        heads: Attention heads.
+        ffn: Inner width of the feed-forward blocks.
+        positions: Longest sequence.
+        segments: Token types.
+    """
+
+    vocabulary: int = 30_522
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    ffn: int = 1536
+    positions: int = 512
+    segments: int = 2

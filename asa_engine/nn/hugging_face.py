@@ -15,7 +15,7 @@ from asa_engine.files import read_json
 from asa_engine.nn.ct2 import read_ct2_variables
 from asa_engine.nn.weights import load_whisper_encoder
 
-__all__ = ["build_whisper", "transcribe_tokens"]
+__all__ = ["build_whisper", "transcribe_frames", "transcribe_tokens"]
 
 _MULTILINGUAL_VOCABULARY = 51865
 # Tokens from the end of the text on: 107 marks and 1,501 times, in both alphabets.
@@ -123,16 +123,34 @@ def transcribe_tokens(model: Any, mel: NDArray[np.float32], max_new_tokens: int 
         mel: Log-mel, float32 [n_mels, 3000].
         max_new_tokens: Most tokens to decode.
     """
+    return _generate(
+        model,
+        max_new_tokens,
+        input_features=torch.from_numpy(mel)[None],
+        attention_mask=torch.ones(1, mel.shape[1], dtype=torch.long),
+    )
+
+
+def transcribe_frames(model: Any, frames: Tensor, max_new_tokens: int = 224) -> list[int]:
+    """Return the text tokens that the same gives for an encoder's frames, of any length.
+
+    Args:
+        model: From `build_whisper`.
+        frames: Float32 [T, D], T at most 1500.
+        max_new_tokens: Most tokens to decode.
+    """
+    from transformers.modeling_outputs import BaseModelOutput
+
+    outputs = BaseModelOutput(last_hidden_state=frames[None])
+    return _generate(model, max_new_tokens, encoder_outputs=outputs)
+
+
+def _generate(model: Any, max_new_tokens: int, **inputs: Any) -> list[int]:
     multilingual = model.generation_config.is_multilingual
     how: dict[str, Any] = {"language": "en", "task": "transcribe"} if multilingual else {}
     with torch.inference_mode():
         out = model.generate(
-            torch.from_numpy(mel)[None],
-            attention_mask=torch.ones(1, mel.shape[1], dtype=torch.long),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            **how,
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **how
         )
     end = model.config.eos_token_id
     return [token for token in out[0].tolist() if token < end]

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from asa_engine.assessment import Word
 from asa_engine.kernels import log_mel
+from asa_engine.recogniser.guards import Doubts
 from asa_engine.recogniser.recognition import Transcript
 from asa_engine.recogniser.vocabulary import Vocabulary
+from asa_engine.recogniser.whisper import Heard, pad_window, token_limit
 
-__all__ = ["ReferenceRecogniser", "ReferenceRecognition", "open_reference"]
+__all__ = ["ReferenceRecogniser", "ReferenceRecognition", "WindowReference", "open_reference"]
 
-WINDOW_SAMPLES: Final = 30 * 16_000
+SAMPLE_RATE_HZ: Final = 16_000
+WINDOW_SAMPLES: Final = 30 * SAMPLE_RATE_HZ
 MIN_SAMPLES: Final = 1600
 
 
@@ -72,6 +75,40 @@ class ReferenceRecognition:
         text = " ".join(filter(None, texts))
         words = tuple(Word(word) for word in text.split())
         return Transcript(text, words, () if words else ("no_words",))
+
+
+class WindowReference:
+    """The reference given the windows of the engine's recogniser, in place of its kernels.
+
+    `Recogniser(WindowReference(folder))` hears what the engine's recogniser would hear if its
+    arithmetic were PyTorch's; it has no doubts, and its words have no times.
+
+    Args:
+        folder: A Whisper folder in CTranslate2's layout.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from asa_engine.nn.hugging_face import build_whisper
+        from asa_engine.nn.weights import load_whisper_encoder
+
+        self._model = build_whisper(folder)
+        self._encoder = load_whisper_encoder(folder).eval()
+        self._vocabulary = Vocabulary.read(folder)
+
+    def hear(self, samples: NDArray[np.float32]) -> Heard:
+        """Transcribe float32 samples [n], n at most 30 s."""
+        import torch
+
+        from asa_engine.nn.hugging_face import transcribe_frames
+
+        padded = pad_window(samples, WINDOW_SAMPLES)
+        mel = torch.from_numpy(log_mel(padded, self._model.config.num_mel_bins))
+        with torch.inference_mode():
+            frames = self._encoder(mel[None])[-1][0]
+        limit = token_limit(len(samples) / SAMPLE_RATE_HZ)
+        text = self._vocabulary.text(transcribe_frames(self._model, frames, limit)).strip()
+        words = tuple(Word(word, 0.0, 0.0) for word in text.split())
+        return Heard(text, words, Doubts(0.0, 0.0))
 
 
 def open_reference(folder: Path) -> ReferenceRecogniser:

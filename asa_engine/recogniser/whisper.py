@@ -24,7 +24,7 @@ from asa_engine.recogniser.alignment import align
 from asa_engine.recogniser.guards import Doubts
 from asa_engine.recogniser.vocabulary import Vocabulary
 
-__all__ = ["PRECISIONS", "Heard", "Whisper"]
+__all__ = ["PRECISIONS", "Heard", "Whisper", "pad_window", "token_limit"]
 
 SAMPLE_RATE_HZ: Final = 16_000
 FRAMES_PER_S: Final = 50
@@ -177,16 +177,13 @@ class Whisper:
             return self._decode(len(samples) / SAMPLE_RATE_HZ)
 
     def _encode(self, samples: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-        length = max(len(samples) + TAIL_S * SAMPLE_RATE_HZ, MIN_WINDOW_S * SAMPLE_RATE_HZ)
-        whole = math.ceil(length / SAMPLES_PER_FRAME) * SAMPLES_PER_FRAME
-        padded = np.zeros(min(whole, most), np.float32)
-        padded[: len(samples)] = samples
+        padded = pad_window(samples, most)
         (frames,) = self._encoder.encode([log_mel(padded, self._encoder.config.n_mels)])
         return frames
 
     def _decode(self, duration_s: float) -> Heard:
         vocabulary, decoder = self._vocabulary, self._decoder
-        limit = min(MAX_NEW_TOKENS, MIN_NEW_TOKENS + math.ceil(TOKENS_PER_S * duration_s))
+        limit = token_limit(duration_s)
         seen: list[NDArray[np.float32]] = []
         no_speech, english = 0.0, 1.0
         for token in vocabulary.prompt:
@@ -236,6 +233,20 @@ class Whisper:
                 words.append(Word(text, start, last, probability))
             at = after
         return tuple(words)
+
+
+def pad_window(samples: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Return a window with silence behind it, whole frames, at most so many samples."""
+    length = max(len(samples) + TAIL_S * SAMPLE_RATE_HZ, MIN_WINDOW_S * SAMPLE_RATE_HZ)
+    whole = math.ceil(length / SAMPLES_PER_FRAME) * SAMPLES_PER_FRAME
+    padded = np.zeros(min(whole, most), np.float32)
+    padded[: len(samples)] = samples
+    return padded
+
+
+def token_limit(duration_s: float) -> int:
+    """Return how many tokens are written at most for so many seconds."""
+    return min(MAX_NEW_TOKENS, MIN_NEW_TOKENS + math.ceil(TOKENS_PER_S * duration_s))
 
 
 def _log_sum(logits: NDArray[np.float32]) -> float:

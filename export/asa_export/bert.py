@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from asa_engine.errors import UsageError
-from asa_engine.graders.text.config import BertShape
-from asa_engine.graders.text.model import LAYER_NORM_EPSILON
+from asa_engine.nn.bert import LAYER_NORM_EPSILON
+from asa_engine.nn.config import BertShape
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.weights import Weights
 

@@ -20,12 +20,12 @@ from safetensors.numpy import save_file
 
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
 from asa_engine.errors import CheckpointError
+from asa_engine.features.word_pieces import TOKENIZER_NAME
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 from asa_engine.graders.multi_aspect.reference import backbone_path
-from asa_engine.graders.text.config import BertShape
-from asa_engine.graders.text.model import load_bert, shape_of
-from asa_engine.graders.text.transcript import TOKENIZER_NAME
+from asa_engine.nn.bert import load_bert, shape_of
+from asa_engine.nn.config import BertShape
 from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_export.aspects import aspects_model, expected_tensors
 from asa_export.bert import FloatBert, Int8Bert, bert_model

@@ -18,9 +18,10 @@ from transformers import BertModel
 
 from asa_engine.backbones import backbone_folder
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.features.word_pieces import TOKENIZER_NAME
 from asa_engine.graders.text.config import TextConfig
-from asa_engine.graders.text.model import TextGrader, bert_config, quiet
-from asa_engine.graders.text.transcript import TOKENIZER_NAME
+from asa_engine.graders.text.model import TextGrader
+from asa_engine.nn.bert import bert_config, quiet
 from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors
 from asa_export.ctranslate2 import convert_whisper
 from asa_export.exporter import Exporter, Variant

@@ -40,7 +40,7 @@ LAYERS = [
         "profiling",
         "request",
     },
-    {"nn", "kernels", "objectives", "metrics"},
+    {"nn", "kernels", "objectives", "metrics", "pictures"},
     {
         "audio",
         "backbones",

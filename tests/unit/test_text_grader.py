@@ -16,11 +16,11 @@ from text_samples import make_bert, make_config, make_grader, make_tokenizer  # 
 
 from asa_engine.assessment import Word  # noqa: E402
 from asa_engine.errors import BundleError, CheckpointError  # noqa: E402
+from asa_engine.features.word_pieces import WordPieces, clean  # noqa: E402
 from asa_engine.graders.text.config import TextConfig  # noqa: E402
 from asa_engine.graders.text.encoders import Head, TorchEncoder  # noqa: E402
 from asa_engine.graders.text.model import TextGrader, masked_mean  # noqa: E402
 from asa_engine.graders.text.runtime import TextRun, TextStages, judge_text  # noqa: E402
-from asa_engine.graders.text.transcript import WordPieces, clean  # noqa: E402
 from asa_engine.profiling import StageClock  # noqa: E402
 from asa_engine.recogniser import Recogniser  # noqa: E402
 from asa_engine.recogniser.guards import Doubts  # noqa: E402
@@ -214,7 +214,7 @@ def test_a_checkpoint_holds_what_was_tuned_and_nothing_else(tmp_path: Path) -> N
 
     folder = make_bert(tmp_path / "bert")
     both = {"recogniser": "whisper-tiny.en", "text_encoder": "minilm-l6"}
-    from asa_engine.graders.text.model import load_bert
+    from asa_engine.nn.bert import load_bert
 
     grader = TextGrader(make_config(backbones=both), load_bert(folder))
     with torch.no_grad():

@@ -15,6 +15,7 @@ pytest.importorskip("tokenizers")
 from text_samples import make_bert, make_config  # noqa: E402
 
 from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
+from asa_engine.features.word_pieces import WordPieces  # noqa: E402
 from asa_engine.graders.text import training  # noqa: E402
 from asa_engine.graders.text.config import TextConfig  # noqa: E402
 from asa_engine.graders.text.corpus import (  # noqa: E402
@@ -23,12 +24,13 @@ from asa_engine.graders.text.corpus import (  # noqa: E402
     load_sides,
     padded,
 )
-from asa_engine.graders.text.model import TextGrader, load_bert  # noqa: E402
+from asa_engine.graders.text.model import TextGrader  # noqa: E402
 from asa_engine.graders.text.recipe import ObjectiveRecipe, TextRecipe  # noqa: E402
-from asa_engine.graders.text.report import confusion_svg, figures  # noqa: E402
+from asa_engine.graders.text.report import figures  # noqa: E402
 from asa_engine.graders.text.training import objective_of, train  # noqa: E402
-from asa_engine.graders.text.transcript import WordPieces  # noqa: E402
+from asa_engine.nn.bert import load_bert  # noqa: E402
 from asa_engine.objectives import cross_entropy, focal_loss  # noqa: E402
+from asa_engine.pictures import confusion_svg  # noqa: E402
 
 # The same float32 sums in another order.
 TOLERANCE = 1e-5

@@ -13,11 +13,11 @@ from asa_engine.assessment import Word
 from asa_engine.backbones import backbone_folder
 from asa_engine.errors import CheckpointError
 from asa_engine.features.linguistic import open_analyser
+from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 from asa_engine.graders.multi_aspect.features import WordFeatures
 from asa_engine.graders.multi_aspect.model import Inputs, MultiAspectGrader
-from asa_engine.graders.text.model import load_bert
-from asa_engine.graders.text.transcript import TOKENIZER_NAME, WordPieces, clean
+from asa_engine.nn.bert import load_bert
 from asa_engine.nn.weights import load_whisper_encoder
 
 __all__ = ["Backbones", "TorchStages", "backbone_path"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 from asa_engine.graders.multi_aspect.corpus import Side
 from asa_engine.graders.multi_aspect.importance import feature_importance
-from asa_engine.graders.text.report import confusion_svg
 from asa_engine.metrics import accuracy, confusion, macro_accuracy, macro_f1, pcc, rmse
+from asa_engine.pictures import confusion_svg
 
 __all__ = ["REPORT_NAME", "calibrated", "distances_svg", "figures", "pictures", "summary"]
 

@@ -22,6 +22,7 @@ from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError, CheckpointError
 from asa_engine.features.delivery import DeliveryTracker
 from asa_engine.features.linguistic import Analyser, open_analyser
+from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.graders import GraderEntry
 from asa_engine.graders.multi_aspect.config import SAMPLE_RATE_HZ, MultiAspectConfig
 from asa_engine.graders.multi_aspect.features import (
@@ -30,7 +31,6 @@ from asa_engine.graders.multi_aspect.features import (
     WordFeatures,
     describe_words,
 )
-from asa_engine.graders.text.transcript import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_engine.profiling import StageClock

@@ -12,8 +12,9 @@ from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
 from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
+from asa_engine.nn.config import BertShape
 
-__all__ = ["BertShape", "TextConfig"]
+__all__ = ["TextConfig"]
 
 GRADER = "text"
 FORMAT_REVISION = 1
@@ -29,29 +30,6 @@ _LIMITS = {
     "positions": 32_768,
     "segments": 16,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class BertShape:
-    """Shape of a BERT encoder; the defaults are MiniLM-L6's.
-
-    Attributes:
-        vocabulary: Word pieces.
-        width: Hidden width D.
-        layers: Number of layers.
-        heads: Attention heads.
-        ffn: Inner width of the feed-forward blocks.
-        positions: Longest sequence.
-        segments: Token types.
-    """
-
-    vocabulary: int = 30_522
-    width: int = 384
-    layers: int = 6
-    heads: int = 12
-    ffn: int = 1536
-    positions: int = 512
-    segments: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BertModel
 
 from asa_engine.errors import ManifestError
-from asa_engine.graders.text.transcript import WordPieces, clean
+from asa_engine.features.word_pieces import WordPieces, clean
 from asa_engine.manifest import Utterance, dev_split, read_manifest
 
 __all__ = [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ from asa_engine.graders.text.config import TextConfig
 from asa_engine.graders.text.corpus import Side
 from asa_engine.metrics import accuracy, confusion, macro_accuracy, macro_f1, pcc, rmse
 
-__all__ = ["confusion_svg", "error_by_duration", "expected_scores", "figures", "summary"]
+__all__ = ["error_by_duration", "expected_scores", "figures", "summary"]
 
 DURATION_BINS = 4
 MIN_BIN = 20
-_CELL, _LEFT, _TOP, _GAP = 64, 70, 76, 40
 
 
 def figures(logits: NDArray[np.float64], dev: Side, config: TextConfig) -> dict[str, float]:
@@ -116,50 +114,3 @@ def error_by_duration(dev: Side, predicted: NDArray[np.float64]) -> tuple[tuple[
         for part in np.array_split(np.argsort(seconds, kind="stable"), bins)
     }
     return tuple(sorted(table.items()))
-
-
-def confusion_svg(confusions: Mapping[str, Sequence[Sequence[int]]], classes: Sequence[str]) -> str:
-    """Draw confusion matrices side by side, two a row: true class down, said class across.
-
-    Cells hold counts over all runs; the shade is the share of the true class.
-    """
-    side = _CELL * len(classes)
-    width, height = _LEFT + side + _GAP, _TOP + side + _GAP
-    rows = -(-len(confusions) // 2)
-    columns = min(2, len(confusions))
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns * width} {rows * height}" '
-        'font-family="sans-serif" font-size="14" role="img">',
-        "<title>Confusion matrices: true class down, said class across</title>",
-        f'<rect width="{columns * width}" height="{rows * height}" fill="#fff"/>',
-    ]
-    for index, (name, counts) in enumerate(confusions.items()):
-        x, y = (index % 2) * width, (index // 2) * height
-        parts.append(f'<g transform="translate({x} {y})">{_matrix(name, counts, classes)}</g>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    middle = _LEFT + _CELL * len(classes) / 2
-    parts = [
-        f'<text x="{middle}" y="24" text-anchor="middle" font-weight="bold">{escape(name)}</text>',
-        f'<text x="{middle}" y="46" text-anchor="middle" fill="#555">said class</text>',
-    ]
-    for column, label in enumerate(classes):
-        x = _LEFT + _CELL * (column + 0.5)
-        parts.append(f'<text x="{x}" y="{_TOP - 8}" text-anchor="middle">{escape(label)}</text>')
-    for row, (label, values) in enumerate(zip(classes, counts, strict=True)):
-        y = _TOP + _CELL * row
-        base = y + _CELL / 2 + 5
-        parts.append(f'<text x="{_LEFT - 8}" y="{base}" text-anchor="end">{escape(label)}</text>')
-        for column, count in enumerate(values):
-            share = count / max(1, sum(values))
-            x = _LEFT + _CELL * column
-            ink = "#fff" if share > 0.55 else "#000"
-            parts.append(
-                f'<rect x="{x}" y="{y}" width="{_CELL - 2}" height="{_CELL - 2}" fill="#1f4e8c" '
-                f'fill-opacity="{0.04 + 0.96 * share:.3f}"/>'
-                f'<text x="{x + _CELL / 2 - 1}" y="{base}" text-anchor="middle" '
-                f'fill="{ink}">{count}</text>'
-            )
-    return "".join(parts)

@@ -19,6 +19,7 @@ from asa_engine.assessment import Grade, Word
 from asa_engine.backbones import backbone_folder
 from asa_engine.bundle import WEIGHTS_NAME, Bundle
 from asa_engine.errors import BackendError
+from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.graders import GraderEntry
 from asa_engine.graders.text.config import TextConfig
 from asa_engine.graders.text.encoders import (
@@ -28,7 +29,6 @@ from asa_engine.graders.text.encoders import (
     TextEncoder,
     TorchEncoder,
 )
-from asa_engine.graders.text.transcript import TOKENIZER_NAME, WordPieces, clean
 from asa_engine.profiling import StageClock
 from asa_engine.recogniser import FATAL, Recogniser, Transcript
 from asa_engine.request import Request

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from asa_engine.backbones import backbone_folder
 from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces
 from asa_engine.files import atomic_write, read_json
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.graders.text.config import TextConfig
@@ -32,21 +33,21 @@ from asa_engine.graders.text.corpus import (
     padded,
     read_transcripts,
 )
-from asa_engine.graders.text.model import TextGrader, load_bert, masked_mean, shape_of
+from asa_engine.graders.text.model import TextGrader, masked_mean
 from asa_engine.graders.text.recipe import ObjectiveRecipe, TextRecipe
 from asa_engine.graders.text.report import (
-    confusion_svg,
     error_by_duration,
     expected_scores,
     summary,
 )
-from asa_engine.graders.text.transcript import TOKENIZER_NAME, WordPieces
+from asa_engine.nn.bert import load_bert, shape_of
 from asa_engine.objectives import (
     balanced_logit_variation,
     cross_entropy,
     focal_loss,
     variation_scales,
 )
+from asa_engine.pictures import confusion_svg
 from asa_engine.recipes import claim_work
 from asa_engine.recogniser import FATAL
 from asa_engine.recogniser.corpus import transcribe
