@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asa_engine.backends import BACKENDS, backend_class
@@ -126,21 +127,25 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice
             f"{bundle.name} has no artifact for backend {backend} at precision {precision}",
             mend=f"it has {have}; others are made by 'asa-engine export'",
         )
-    skipped: list[str] = []
+    skipped: dict[str, list[str]] = {}
     for name, level in wanted:
         found = backend_class(name).availability()
         if found.usable:
             return Choice(name, level, _reason(backend, precision, skipped))
-        skipped.append(f"{name}/{level}: {found.reason}")
-    raise BackendError(
-        f"no backend of {bundle.name} can run here", mend="; ".join(dict.fromkeys(skipped))
-    )
+        skipped.setdefault(found.reason, []).append(f"{name}/{level}")
+    if len(skipped) == 1 and backend != AUTO:
+        raise BackendError(f"the {backend} backend cannot run here", mend=next(iter(skipped)))
+    raise BackendError(f"no backend of {bundle.name} can run here", mend=_listed(skipped))
 
 
-def _reason(backend: str, precision: str, skipped: list[str]) -> str:
+def _listed(skipped: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{', '.join(variants)}: {why}" for why, variants in skipped.items())
+
+
+def _reason(backend: str, precision: str, skipped: Mapping[str, Sequence[str]]) -> str:
     if backend != AUTO and precision != AUTO:
         return "asked for"
     said = "auto: first in the bundle's order of speed within the drift budget"
     if backend != AUTO or precision != AUTO:
         said += f", given backend {backend} and precision {precision}"
-    return f"{said}; skipped {', '.join(skipped)}" if skipped else said
+    return f"{said}; skipped {_listed(skipped)}" if skipped else said

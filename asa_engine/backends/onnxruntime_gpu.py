@@ -7,6 +7,9 @@ graph, and ONNX Runtime's own fall back to the CPU counts as a failure.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib import metadata
@@ -41,6 +44,7 @@ _SPARE_BYTES: Final = 512 * 2**20
 """Room for CUDA's context, workspaces and a batch, beside the weights."""
 _SHAPES_KEPT: Final = 16
 _UNRECORDED: Final = -1
+_MISSING: Final = re.compile(r"Failed to load (\S+?):")
 _SCORED: Final = ("stats", "scores", "prior")
 
 Options = dict[str, str]
@@ -260,23 +264,28 @@ def gpu_session(path: Path, provider: str, options: Options = _PLAIN) -> Any:
     _check(provider)
     import onnxruntime as ort
 
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from their packages, where they are installed
+    ort.set_default_logger_severity(4)
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     providers = [(provider, options), "CPUExecutionProvider"]
     if provider == OnnxRuntimeTensorRTBackend.provider:
         providers.insert(1, (CUDA_PROVIDER, _PLAIN))
+    said = io.StringIO()  # onnxruntime prints what it misses, and goes on without
     try:
-        graph = ort.InferenceSession(str(path), settings, providers=providers)
+        with contextlib.redirect_stdout(said):
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()  # CUDA and cuDNN from their packages, where these are installed
+            graph = ort.InferenceSession(str(path), settings, providers=providers)
     except Exception as failure:  # onnxruntime raises its own, unrelated exception types
         raise BackendError(
             f"onnxruntime cannot load {path.name} on the GPU: {failure}",
             mend="run 'asa-engine doctor'",
         ) from None
     if graph.get_providers()[0] != provider:
+        missing = ", ".join(dict.fromkeys(_MISSING.findall(said.getvalue())))
+        why = f": it lacks {missing}" if missing else ""
         raise BackendError(
-            f"onnxruntime could not load its {provider} and would have used the CPU",
+            f"onnxruntime could not load its {provider} and would have used the CPU{why}",
             mend=f"CUDA {_cuda_major()} and cuDNN 9 must be installed: "
             "pip install 'asa-engine[gpu]'",
         )

@@ -156,20 +156,22 @@ def test_memory_is_looked_at_first(bundle: Bundle, installed: pytest.MonkeyPatch
 
 
 def test_the_cpu_is_never_a_silent_substitute(
-    bundle: Bundle, installed: pytest.MonkeyPatch
+    bundle: Bundle, installed: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The CPU's package is told that it has CUDA; like the real one it then takes the CPU."""
     made = ort.InferenceSession
 
     def without_cuda(path: str, options: Any, providers: list[Any]) -> Any:
+        print("Failed to load libcublas.so.13: cannot open shared object file")
         return made(path, options, providers=["CPUExecutionProvider"])
 
     installed.setattr(ort, "InferenceSession", without_cuda)
     installed.setattr(ort, "preload_dlls", lambda: None, raising=False)
     path = bundle.file("grader", "onnxruntime-cuda", "fp32")
-    with pytest.raises(BackendError, match="would have used the CPU") as caught:
+    with pytest.raises(BackendError, match="used the CPU: it lacks libcublas") as caught:
         gpu_session(path, "CUDAExecutionProvider", {"device_id": "0"})
     assert "cuDNN" in caught.value.mend
+    assert not capsys.readouterr().out
 
 
 def test_the_tensorrt_provider_gets_the_shapes_of_the_windows(

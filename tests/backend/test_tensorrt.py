@@ -14,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 pytest.importorskip("torch")
@@ -34,6 +35,7 @@ from asa_engine.backends.engines import (
 )
 from asa_engine.backends.tensorrt import TensorRTBackend, profile_of
 from asa_engine.bundle import WEIGHTS_NAME, Bundle, write_manifest
+from asa_engine.cli.main import main
 from asa_engine.errors import BackendError
 from asa_engine.graders.acoustic.runtime import AcousticRun
 from asa_engine.profiling import StageClock
@@ -356,12 +358,37 @@ def test_a_window_longer_than_the_engines_is_refused(bundle: Path, machine: Mach
 
 
 def test_without_a_driver_the_reason_is_that(
-    bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    bundle: Path,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def absent(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(gpu.ctypes, "CDLL", absent)
-    with pytest.raises(BackendError, match="no NVIDIA driver") as caught:
+    with pytest.raises(BackendError, match="no NVIDIA driver"):
         choose(Bundle.open(bundle), "tensorrt")
-    assert caught.value.exit_code == 4
+    soundfile.write(tmp_path / "a.wav", np.zeros(SAMPLE_RATE_HZ, np.float32), SAMPLE_RATE_HZ)
+    options = ("--bundle", str(bundle), "--backend", "tensorrt")
+    assert main(["assess", str(tmp_path / "a.wav"), *options]) == 4
+    said = capsys.readouterr().err
+    assert said.count("no NVIDIA driver") == said.count("\n") == 1
+    assert "--gpus all" in said
+
+
+def test_the_doctor_describes_the_gpu(
+    bundle: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--bundle", str(bundle), "--backend", "tensorrt", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpu"] == (
+        "Fake GPU, compute capability 8.9, 8000 of 16000 MiB free, driver for CUDA 13.0"
+    )
+    assert found["backends"]["tensorrt"]["usable"]
+    assert found["choice"].startswith("tensorrt/")
+
+
+def test_auto_takes_a_cpu_where_there_is_no_gpu(bundle: Path) -> None:
+    assert choose(Bundle.open(bundle)).backend == "onnxruntime"
