@@ -43,6 +43,9 @@ double relative_error(const A& found, const B& expected) {
   return norm > 0 ? std::sqrt(difference / norm) : difference > 0 ? kNever : 0;
 }
 
+// NaN if either is.
+double worse(double a, double b) { return a >= b || std::isnan(a) ? a : b; }
+
 // Vectors on the GPU.
 class Device {
  public:
@@ -271,9 +274,9 @@ Outcome run_gemm(const Check& check) {
       std::max(error, relative_error(probe(device.get(check.format, short_out, all)), activated));
   float* long_out = device.put(residual);
   gemm_add(device.stream, format, g, long_out, out);
-  error = std::max(error, relative_error(probe(device.get(long_out, all)), added));
+  error = worse(error, relative_error(probe(device.get(long_out, all)), added));
   gemm_place(device.stream, format, g, device.put(positions), device.put(position), long_out, out);
-  error = std::max(error, relative_error(probe(device.get(long_out, all)), placed));
+  error = worse(error, relative_error(probe(device.get(long_out, all)), placed));
   const auto work = [&] { gemm_store(device.stream, format, g, true, short_out, out); };
   return {error, rounding(check.format), device.time(check, work), 2.0 * rows * in * out,
           2.0 * (double(rows) * in + double(out) * in + double(rows) * out)};
@@ -334,8 +337,8 @@ Outcome run_layer_norm(const Check& check) {
   // Float32 but for the rounded output, which is held to a tolerance of its own.
   const double rounded = relative_error(device.get(check.format, out, all), normal);
   double error = rounded <= rounding(check.format) ? 0 : kNever;
-  error = std::max(error, relative_error(device.get(mixed_there, all), mix));
-  error = std::max(error, relative_error(device.get(stats, sums.size()), sums));
+  error = worse(error, relative_error(device.get(mixed_there, all), mix));
+  error = worse(error, relative_error(device.get(stats, sums.size()), sums));
   return {error, 1e-5, device.time(check, work), 0, all * (4.0 + 2.0 + 8.0)};
 }
 
@@ -468,8 +471,8 @@ Outcome run_pool_head(const Check& check) {
   const auto work = [&] { pool_and_score(device.stream, h, ragged); };
   work();
   double error = relative_error(device.get(h.stats, pooled.size()), pooled);
-  error = std::max(error, relative_error(device.get(h.scores, scores.size()), scores));
-  error = std::max(error, relative_error(device.get(h.prior, prior.size()), prior));
+  error = worse(error, relative_error(device.get(h.scores, scores.size()), scores));
+  error = worse(error, relative_error(device.get(h.prior, prior.size()), prior));
   return {error, 1e-5, device.time(check, work), 0, 4.0 * frames.size()};
 }
 
@@ -534,12 +537,13 @@ Outcome run_model(const Check& check) {
   encoder.give(model);
   model.set_head(head.weights, head.attention_weight.data(), head.attention_bias.data(),
                  layer_weights);
-  asa::Encoder reference(shape, Precision::fp32,
+  asa::Encoder reference(shape, layer_precisions(Precision::fp32, shape.layers),
                          int(std::max(1u, std::thread::hardware_concurrency())));
   encoder.give(reference);
 
   std::vector<float> samples;
-  Batch batch{nullptr, false, {0}, nullptr, nullptr, nullptr, nullptr, nullptr};
+  Batch batch;
+  batch.starts = {0};
   for (std::size_t w = 0; w < count; ++w) {
     const auto window = noise(sizes[w], 0.1f, 50 + unsigned(w));
     samples.insert(samples.end(), window.begin(), window.end());

@@ -164,7 +164,6 @@ __global__ void __launch_bounds__(kThreads) log_power(LogMel m, Ragged r) {
       to[mel] = level;
       top = max(top, ordered(level));
     }
-    __syncwarp();
   }
   for (int lanes = kWarp / 2; lanes; lanes /= 2) {
     top = max(top, __shfl_xor_sync(kAllLanes, top, lanes));

@@ -141,6 +141,7 @@ class Machine {
   unsigned running() const { return running_; }
   void seed(std::uint64_t seed) {
     seeded_ = seed != 0;
+    eager_ = seed % 2;
     random_.seed(seed);
   }
 
@@ -171,14 +172,17 @@ class Machine {
     }
   }
 
-  void defer(const Copy& copy) { fiber().copies.back().push_back(copy); }
+  void defer(const Copy& copy) {
+    if (eager_) {
+      make(copy);
+    } else {
+      fiber().copies.back().push_back(copy);
+    }
+  }
   void finish(std::size_t keep) {
     auto& groups = fiber().copies;
     while (groups.size() > keep + 1) {  // the last one is not committed yet
-      for (const Copy& copy : groups.front()) {
-        if (copy.bytes) std::memcpy(copy.to, copy.from, copy.bytes);
-        if (copy.zeros) std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
-      }
+      for (const Copy& copy : groups.front()) make(copy);
       groups.erase(groups.begin());
     }
   }
@@ -253,6 +257,11 @@ class Machine {
 
   static void enter();
 
+  static void make(const Copy& copy) {
+    if (copy.bytes) std::memcpy(copy.to, copy.from, copy.bytes);
+    if (copy.zeros) std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
+  }
+
   void enter_fiber() {
     Fiber& to = fiber();
 #if defined(__SANITIZE_ADDRESS__)
@@ -283,7 +292,7 @@ class Machine {
   Context scheduler_;
   const std::function<void()>* kernel_ = nullptr;
   unsigned running_ = 0;
-  bool seeded_ = false;
+  bool seeded_ = false, eager_ = false;
   std::mt19937_64 random_;
   std::string broken_;
   std::set<Site> sites_;

@@ -40,7 +40,8 @@ Thread& self();
 // another in vain, or at different places. A kernel must not throw.
 void run(Index grid, Index block, std::size_t shared_bytes, const std::function<void()>& kernel);
 
-// The order of blocks, warps and lanes from now on; 0 is ascending.
+// The order of blocks, warps and lanes from now on; 0 is ascending. What is copied in the
+// background arrives as late as it may, or with odd seeds at once.
 void shuffle(std::uint64_t seed);
 
 // Where a kernel's threads wait for one another.
@@ -65,10 +66,10 @@ using Meeting = void (*)(const void* inputs, void* results);
 void meet(int line, const void* input, std::size_t input_bytes, void* result,
           std::size_t result_bytes, Meeting meeting);
 
-// Runs what was deferred by `defer`, all but the last `groups` groups: copies that CUDA makes in
-// the background are made as late as the kernel allows.
+// A copy in the background: it may come at any time until its group is waited for.
 void defer(void* to, const void* from, std::size_t bytes, std::size_t zeros);
 void commit_deferred();
+// Waits for all groups of copies but the last `groups`.
 void finish_deferred(int groups);
 
 template <class T>

@@ -1,7 +1,8 @@
-"""Makes Python import the compiled kernels that `ASA_KERNELS_MODULE` names.
+"""Makes Python import the compiled modules that environment variables name.
 
 With this folder in PYTHONPATH, the tests and the processes they start run on a build with
-sanitizers, while everything else stays as installed.
+sanitizers (`ASA_KERNELS_MODULE`) or with an emulated GPU (`ASA_CUDA_MODULE`), while everything else
+stays as installed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 
+_VARIABLES = {
+    "asa_engine._kernels": "ASA_KERNELS_MODULE",
+    "asa_engine._cuda": "ASA_CUDA_MODULE",
+}
 
-class KernelsFinder:
-    """Finds one module, at one place."""
+
+class BuiltFinder:
+    """Finds the modules that are named, where they were built."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return the spec of the kernels; leave every other module to the finders that follow."""
-        if name != "asa_engine._kernels":
-            return None
-        return spec_from_file_location(name, os.environ["ASA_KERNELS_MODULE"])
+        """Return the spec of such a module; leave every other one to the finders that follow."""
+        built = os.environ.get(_VARIABLES.get(name, ""))
+        return spec_from_file_location(name, built) if built else None
 
 
-sys.meta_path.insert(0, KernelsFinder)
+sys.meta_path.insert(0, BuiltFinder)

@@ -9,6 +9,7 @@
 #include "asa/cuda/ragged.h"
 #include "asa/encoder.h"
 #include "asa/head.h"
+#include "asa/log_mel.h"
 
 namespace asa::cuda {
 
@@ -24,14 +25,14 @@ struct Limits {
 
 // Windows end to end; what is null is not wanted or, among the inputs, not there.
 struct Batch {
-  const float* values;  // samples, or log-mel frames [n][mels]
-  bool mels;
-  std::vector<int> starts;  // [windows + 1], of samples or log-mel frames
-  const double* sums;       // [windows][stats] of the recordings' earlier windows
-  float* stats;             // [windows][stats]
-  float* scores;            // [windows][aspects]
-  float* prior;             // [windows][levels]
-  float* frames;            // [frames of all windows][width]
+  const float* values = nullptr;  // samples, or log-mel frames [n][mels]
+  bool mels = false;
+  std::vector<int> starts;       // [windows + 1], of samples or log-mel frames
+  const double* sums = nullptr;  // [windows][stats] of the recordings' earlier windows
+  float* stats = nullptr;        // [windows][stats]
+  float* scores = nullptr;       // [windows][aspects]
+  float* prior = nullptr;        // [windows][levels]
+  float* frames = nullptr;       // [frames of all windows][width]
 };
 
 // One workspace, one stream, and one CUDA graph for each bucket of batch shapes, captured when a
