@@ -101,12 +101,15 @@ class StageClock:
         self._recorder = _recorder.get()
 
     @contextlib.contextmanager
-    def scope(self, stage: str, **args: int) -> Iterator[None]:
-        """Add the block's own time to `stage`; `args` go into the span, if it is recorded."""
+    def scope(self, stage: str, **args: int) -> Iterator[dict[str, int]]:
+        """Add the block's own time to `stage`; `args` go into the span, if it is recorded.
+
+        The block is given `args` and may add to them.
+        """
         self._inner_ms.append(0.0)
         start = time.perf_counter()
         try:
-            yield
+            yield args
         finally:
             end = time.perf_counter()
             took = 1e3 * (end - start)

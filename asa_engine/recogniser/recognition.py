@@ -90,6 +90,12 @@ class Recognition:
         self._windows = SpeechWindows()
         self._words: tuple[Word, ...] = ()
         self._reasons: set[str] = set()
+        self._heard = 0
+
+    @property
+    def windows(self) -> int:
+        """How many windows have been transcribed."""
+        return self._heard
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -120,6 +126,7 @@ class Recognition:
 
     def _hear(self, window: SpeechWindow) -> None:
         heard = self._model.hear(window.samples)
+        self._heard += 1
         words = heard.words
         if (again := loop_start([word.text for word in words])) is not None:
             words = words[:again]

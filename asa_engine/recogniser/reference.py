@@ -59,6 +59,11 @@ class ReferenceRecognition:
         self._samples: list[NDArray[np.float32]] = []
 
     @property
+    def windows(self) -> int:
+        """How many windows have been transcribed before the end."""
+        return 0
+
+    @property
     def words(self) -> tuple[Word, ...]:
         """None: no window is final before the end."""
         return ()

@@ -9,6 +9,7 @@ from audio_samples import RATE_HZ
 
 import asa_engine as asa
 from asa_engine.assessment import Assessment
+from asa_engine.profiling import Span
 from asa_engine.server.jobs import MAX_UNTAKEN, WAITING_S, Job, Provisional, StreamJob
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.refusal import BadRequest, TooLarge
@@ -115,5 +116,21 @@ def test_a_stream_is_no_longer_than_is_taken(offline: asa.Engine) -> None:
         await job.feed(SECOND)
         with pytest.raises(TooLarge, match=r"longer than 1\.5 s"):
             await job.feed(SECOND)
+
+    asyncio.run(scenario())
+
+
+def test_windows_of_words_count_as_encoded_ones_do() -> None:
+    async def scenario() -> None:
+        metrics = Metrics()
+        job = StreamJob(metrics, 10.0, sample_rate_hz=RATE_HZ, dtype="<i2")
+        for span in (
+            Span("encoder", 0.0, 1.0, 1.0, {"frames": 200}),
+            Span("recogniser", 1.0, 2.0, 1.0, {"windows": 0}),
+            Span("recogniser", 2.0, 3.0, 1.0, {"windows": 2}),
+            Span("head", 3.0, 4.0, 1.0, {}),
+        ):
+            job._take_span(span)
+        assert "asa_windows_encoded_total 3\n" in metrics.render({}, 0.0)
 
     asyncio.run(scenario())

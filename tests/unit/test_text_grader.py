@@ -21,7 +21,7 @@ from asa_engine.graders.text.config import TextConfig  # noqa: E402
 from asa_engine.graders.text.encoders import Head, TorchEncoder  # noqa: E402
 from asa_engine.graders.text.model import TextGrader, masked_mean  # noqa: E402
 from asa_engine.graders.text.runtime import TextRun, TextStages, judge_text  # noqa: E402
-from asa_engine.profiling import StageClock  # noqa: E402
+from asa_engine.profiling import Span, StageClock, recording  # noqa: E402
 from asa_engine.recogniser import Recogniser  # noqa: E402
 from asa_engine.recogniser.guards import Doubts  # noqa: E402
 from asa_engine.recogniser.whisper import Heard  # noqa: E402
@@ -192,6 +192,20 @@ def test_words_that_were_made_up_have_no_score(stages) -> None:
     assert not grade.scorable
     assert not grade.scores
     assert grade.transcript == "the cat sat on the mat"
+
+
+def test_spans_say_how_many_windows_were_heard(stages) -> None:
+    spans: list[Span] = []
+    with recording(spans.append):
+        run = _run(stages, "the cat sat")
+    samples = _speech(70.0)
+    changes = 0
+    for start in range(0, len(samples), 16_000):
+        before = run.provisional()
+        run.push(samples[start : start + 16_000])
+        changes += run.provisional() != before
+    assert changes > 1
+    assert sum(span.args["windows"] for span in spans if span.stage == "recogniser") == changes
 
 
 def test_a_stream_grades_closed_windows_and_ends_like_the_file(stages) -> None:

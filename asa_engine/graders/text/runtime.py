@@ -54,6 +54,10 @@ class Recognition(Protocol):
     def words(self) -> tuple[Word, ...]:
         """The words of the closed windows."""
 
+    @property
+    def windows(self) -> int:
+        """How many of them have been transcribed."""
+
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take float32 samples at 16 kHz."""
 
@@ -114,8 +118,10 @@ class TextRun:
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take float32 mono samples at 16 kHz; transcribe every window they close."""
         self._samples += samples.size
-        with self._clock.scope("recogniser"):
+        before = self._recognition.windows
+        with self._clock.scope("recogniser") as span:
             self._recognition.push(samples)
+            span["windows"] = self._recognition.windows - before
 
     def provisional(self) -> Grade | None:
         """Grade the words of the closed windows; `None` before there are any."""
