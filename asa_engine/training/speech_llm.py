@@ -45,6 +45,7 @@ from asa_engine.training.data import Corpus, epoch_order, load_corpus
 from asa_engine.training.kernel_prior import NO_PRIOR, FittedPrior, fit_prior
 from asa_engine.training.projector import warm_start
 from asa_engine.training.speech_llm_figures import decodings, error_by_duration, figures
+from asa_engine.training.speech_llm_frozen import EVALUATION_BATCH, fit_codebook, through_layers
 from asa_engine.training.state import (
     Progress,
     load_modules,
@@ -57,7 +58,6 @@ __all__ = ["objective_of", "train"]
 
 REPORT_NAME = "training.json"
 GRADIENT_NORM = 1.0
-EVALUATION_BATCH = 32
 SAVE_EVERY_S = 120.0
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -131,6 +131,7 @@ class _Comparison:
         for corpus in (self.train, self.dev):
             _check_lengths(corpus, self.config.chunk_s)
         torch.manual_seed(recipe.seed)
+        self.projector: dict[str, Tensor] = {}
         start = self._grader(self.config)
         self.warm_dev = warm_start(start, recipe, self.train, self.dev, work)
         self.projector = start.projector.state_dict()
@@ -141,16 +142,29 @@ class _Comparison:
         with torch.no_grad():
             frozen = self._grader(self.config)
             self.prefix = frozen.prefix(0, self.config.lora.first_layer).hidden
-        self.hidden = {
-            name: self._frozen(name, corpus)
-            for name, corpus in (("train", self.train), ("dev", self.dev))
-        }
+        self.hidden: dict[str, list[Tensor]] = {}
 
     def _grader(self, config: SpeechLLMConfig) -> SpeechLLM:
+        """Return a grader with the projector, prior and codebook that are there by now."""
         grader = SpeechLLM(config, self.encoder, copy.deepcopy(self.language_model))
+        if self.projector:
+            grader.projector.load_state_dict(self.projector)
         if config.prior.centres:
             grader.prior.load_state_dict(self.prior.tensors)
+        if grader.codebook is not None:
+            grader.codebook.copy_(self._codebook(config.units))
         return grader
+
+    def _tokens(self, name: str) -> list[Tensor]:
+        found = load_file(self.work / f"tokens-{name}.safetensors")
+        return [found[str(i)] for i in range(len(found))]
+
+    def _codebook(self, units: int) -> Tensor:
+        path = self.work / f"codebook-{units}.safetensors"
+        if not path.is_file():
+            entries = fit_codebook(self._tokens("train"), units, self.recipe.seed)
+            atomic_write(path, save({"codebook": entries}))
+        return load_file(path)["codebook"]
 
     def _fit_prior(self) -> FittedPrior:
         if not self.recipe.prior.share:
@@ -158,23 +172,19 @@ class _Comparison:
         sums = load_file(self.work / "sums-train.safetensors")["sums"]
         return fit_prior(self.recipe.prior, self.train, sums.numpy())
 
-    def _frozen(self, name: str, corpus: Corpus) -> list[Tensor]:
+    def _frozen(self, name: str, config: SpeechLLMConfig) -> list[Tensor]:
         """Return what leaves the layers without adapters, [n, W] a recording, bfloat16."""
-        path = self.work / f"hidden-{name}.safetensors"
+        kind = f"-{config.units}" if config.units else ""
+        path = self.work / f"hidden-{name}{kind}.safetensors"
         if not path.is_file():
-            grader = self._grader(self.config)
-            grader.projector.load_state_dict(self.projector)
-            tokens = load_file(self.work / f"tokens-{name}.safetensors")
-            found = _through_layers(
-                grader,
-                [tokens[str(i)] for i in range(len(corpus))],
-                self.config.lora.first_layer,
-                f"frozen layers, {name}",
-            )
+            first = config.lora.first_layer
+            with torch.no_grad():
+                grader = self._grader(config)
+            found = through_layers(grader, self._tokens(name), first, f"frozen layers, {name}")
             atomic_write(path, save({str(i): x.bfloat16() for i, x in enumerate(found)}))
         try:
             stored = load_file(path)
-            return [stored[str(i)] for i in range(len(corpus))]
+            return [stored[str(i)] for i in range(len(stored))]
         except (SafetensorError, KeyError) as error:
             raise CheckpointError(
                 f"{path} is damaged: {error}", mend="start anew with --fresh"
@@ -187,9 +197,14 @@ class _Comparison:
             return
         start = time.perf_counter()
         config = _answering(self.config, item)
+        self.hidden = {name: self._frozen(name, config) for name in ("train", "dev")}
         torch.manual_seed(self.recipe.seed)
-        grader = self._grader(config)
-        grader.projector.load_state_dict(self.projector)
+        with torch.no_grad():
+            grader = self._grader(config)
+        if item.start:
+            before = load_file(self.work / f"run-{item.start}.safetensors")
+            before.pop("codebook", None)
+            grader.load_state_dict(before, strict=False)
         grader.projector.requires_grad_(False)
         history = self._fit(grader, item)
         grader.round_halves()
@@ -227,7 +242,8 @@ class _Comparison:
         if (found := load_progress(folder, self.recipe.digest)) is not None:
             progress, path = found
             load_moments(load_modules(path, {"tuned": state}), optimizer, names)
-        order = [epoch_order(self.train, fit.batch_size, _rng(seed, e)) for e in range(fit.epochs)]
+        epochs = range(item.epochs or fit.epochs)
+        order = [epoch_order(self.train, fit.batch_size, _rng(seed, e)) for e in epochs]
         batches = [(epoch, batch) for epoch, some in enumerate(order) for batch in some]
         grader.set_dropout(0.0, fit.dropout)
         saved = time.monotonic()
@@ -299,13 +315,11 @@ class _Comparison:
         item = self.recipe.shipped
         config = _answering(self.config, item)
         self.language_model.float()
-        grader = self._grader(config)
+        with torch.no_grad():
+            grader = self._grader(config)
         grader.load_state_dict(load_file(self._path(item, "safetensors")), strict=False)
         grader.eval()
-        tokens = load_file(self.work / "tokens-dev.safetensors")
-        hidden = _through_layers(
-            grader, [tokens[str(i)] for i in range(len(self.dev))], grader.layers, "dev in float32"
-        )
+        hidden = through_layers(grader, self._tokens("dev"), grader.layers, "dev in float32")
         with torch.inference_mode():
             answers = torch.cat([grader.answer([item]) for item in hidden])
             low, high = config.aspects[0].scale_min, config.aspects[0].scale_max
@@ -338,24 +352,6 @@ class _Comparison:
         return self.work / f"run-{item.name}.{suffix}"
 
 
-@torch.inference_mode()
-def _through_layers(grader: SpeechLLM, tokens: list[Tensor], last: int, title: str) -> list[Tensor]:
-    """Run recordings, of one chunk each, through the layers up to `last`; return [n, W] each."""
-    prefix = grader.prefix(0, last)
-    order = np.argsort([len(item) for item in tokens], kind="stable")
-    found: dict[int, Tensor] = {}
-    for some in tqdm(
-        np.array_split(order, math.ceil(len(order) / EVALUATION_BATCH)),
-        desc=title,
-        unit="",
-        leave=False,
-    ):
-        chunks = [grader.chunks(tokens[i].float())[0] for i in some]
-        hidden = grader.run(grader.sequences(chunks), 0, last, prefix)
-        found.update((i, row.clone()) for i, row in zip(some.tolist(), hidden, strict=True))
-    return [found[i] for i in range(len(tokens))]
-
-
 def _config(
     recipe: SpeechLLMRecipe, encoder: Any, language_model: Any, folder: str | Path
 ) -> SpeechLLMConfig:
@@ -384,6 +380,7 @@ def _config(
 
 def _answering(config: SpeechLLMConfig, item: ObjectiveRecipe) -> SpeechLLMConfig:
     """Return the configuration of a run: regressions have a head in place of labels."""
+    config = dataclasses.replace(config, units=item.units)
     if item.kind != "regression":
         return config
     prompt = dataclasses.replace(config.prompt, labels=(), label_scores=(), label_ids=())

@@ -16,7 +16,7 @@ import speech_llm_samples as samples  # noqa: E402
 from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
 from asa_engine.graders.speech_llm.model import SpeechLLM  # noqa: E402
 from asa_engine.graders.speech_llm.recipe import SpeechLLMRecipe  # noqa: E402
-from asa_engine.training import speech_llm, train  # noqa: E402
+from asa_engine.training import speech_llm, speech_llm_frozen, train  # noqa: E402
 
 RECIPE = """
 grader = "speech_llm"
@@ -38,6 +38,10 @@ label_scores = [2, 4, 7, 9]
 width = 12
 epochs = 2
 batch_size = 4
+[prior]
+share = 0.3
+width = 4
+folds = 2
 [adapter]
 rank = 2
 alpha = 4
@@ -60,6 +64,12 @@ kind = "cross_entropy"
 [[objective]]
 name = "line"
 kind = "regression"
+[[objective]]
+name = "units"
+kind = "fair_average"
+units = 6
+start = "fair"
+epochs = 2
 """
 
 
@@ -87,7 +97,9 @@ def folder(tmp_path_factory):
     whisper, model = samples.write_backbones(root / "backbones")
     text = RECIPE.replace("{whisper}", str(whisper)).replace("{model}", str(model))
     for name, bf16 in (("small", "false"), ("half", "true")):
-        (root / f"{name}.toml").write_text(text.replace("{epochs}", "6").replace("{bf16}", bf16))
+        made = text.replace("{epochs}", "6").replace("{bf16}", bf16)
+        (root / f"{name}.toml").write_text(made)
+        (root / f"{name}-units.toml").write_text(made.replace('ship = "fair"', 'ship = "units"'))
     return root
 
 
@@ -95,25 +107,32 @@ def folder(tmp_path_factory):
 def _small_batches(monkeypatch):
     """Evaluation in batches of several sizes."""
     monkeypatch.setattr(speech_llm, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(speech_llm_frozen, "EVALUATION_BATCH", 3)
 
 
 def _train(folder, name, output, **options):
     return train(folder / f"{name}.toml", output, **options)
 
 
-def test_a_comparison_ends_with_a_checkpoint_and_a_report(folder, tmp_path):
-    output = _train(folder, "small", tmp_path / "out")
+@pytest.mark.parametrize("recipe_name", ["small", "small-units"])
+def test_a_comparison_ends_with_a_checkpoint_and_a_report(folder, tmp_path, recipe_name):
+    output = _train(folder, recipe_name, tmp_path / "out")
     report = json.loads((output / "training.json").read_text())
-    assert set(report["objectives"]) == {"fair", "soft", "hard", "line"}
+    assert set(report["objectives"]) == {"fair", "soft", "hard", "line", "units"}
     assert report["train"]["n"] == 16
     assert report["dev"]["n"] == 4
-    for run in report["objectives"].values():
+    for name, run in report["objectives"].items():
         losses = [epoch["loss"] for epoch in run["history"]]
-        assert len(losses) == 6
-        assert losses[-1] < losses[0]
+        assert len(losses) == (2 if name == "units" else 6)
+        assert name == "units" or losses[-1] < losses[0]
+        assert "dev_with_prior" in run
+    fair, units = (report["objectives"][name]["history"][0] for name in ("fair", "units"))
+    assert units["loss"] < fair["loss"]  # it goes on from there
     assert not (tmp_path / "out.training").exists()
     # The checkpoint, through the whole reference, says what the report was made of.
     grader = SpeechLLM.load(output)
+    assert grader.config.prior.share == 0.3
+    assert grader.config.units == (6 if recipe_name == "small-units" else 0)
     recipe = SpeechLLMRecipe.load(folder / "small.toml")
     _, dev, _ = speech_llm.load_corpus(recipe.manifest_path(), ("total",), "medians")
     said = [grader.assess_samples(dev.samples(i)).scores[0] for i in range(len(dev))]

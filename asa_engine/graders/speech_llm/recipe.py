@@ -182,10 +182,16 @@ class ObjectiveRecipe:
     Attributes:
         name: In the report.
         kind: One of `OBJECTIVES`.
+        units: Entries of the codebook that audio tokens are rounded to; 0 leaves them as they are.
+        start: An objective before it whose adapters it goes on from; empty starts anew.
+        epochs: Passes over the training speakers; 0 takes the schedule's.
     """
 
     name: str
     kind: str
+    units: int = 0
+    start: str = ""
+    epochs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +286,12 @@ class SpeechLLMRecipe:
             raise UsageError(f"{where}: objectives need names that differ: letters, digits and _")
         if self.ship not in names:
             raise UsageError(f"{where}: ship is {self.ship!r}, none of {', '.join(names)}")
-        for item in self.objectives:
+        for at, item in enumerate(self.objectives):
+            if item.start and item.start not in names[:at]:
+                raise UsageError(
+                    f"{where} [[objective]] {item.name}: start is {item.start!r}",
+                    mend="name an objective before it",
+                )
             if item.kind not in OBJECTIVES:
                 raise UsageError(
                     f"{where} [[objective]] {item.name}: kind is {item.kind!r}",
