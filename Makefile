@@ -7,10 +7,11 @@ CMAKE := cmake -S . --no-warn-unused-cli
 JOBS ?= $(shell nproc)
 DEMO_AUDIO ?= examples/audio/demo.flac
 ASA_SHARED ?= ../shared
+NVCC ?= $(or $(shell command -v nvcc),$(abspath build/cuda-toolkit/nvidia/cu13/bin/nvcc))
 SPEECH ?= $(ASA_SHARED)/data/speechocean762/train.jsonl
 
 .PHONY: help demo test kernel-tests sanitize sanitize-address sanitize-undefined neon lint format bench \
-	bench-smoke bundles gpu-engines clean
+	bench-smoke cuda cuda-tests bundles gpu-engines clean
 
 help:
 	@echo "make demo         install, then score a recording as a live stream"
@@ -18,6 +19,8 @@ help:
 	@echo "make kernel-tests the compiled kernels' own tests"
 	@echo "make sanitize     the same, and fuzzing from Python, under ASan and UBSan"
 	@echo "make neon         the same, compiled for ARM and run under qemu-user"
+	@echo "make cuda         the CUDA kernels, by nvcc, for every architecture; checked where a GPU is"
+	@echo "make cuda-tests   the same sources on an emulated GPU"
 	@echo "make lint         ruff, mypy and clang-format"
 	@echo "make format       let ruff and clang-format rewrite the sources"
 	@echo "make bench        every benchmark; writes benchmarks/results"
@@ -72,6 +75,25 @@ neon:
 		-DCMAKE_TOOLCHAIN_FILE=kernels/aarch64-toolchain.cmake
 	cmake --build build/neon --parallel $(JOBS)
 	ctest --test-dir build/neon --output-on-failure
+
+# nvcc as PyPI has it, where none is installed; it looks for its libraries in lib64.
+$(abspath build/cuda-toolkit/nvidia/cu13/bin/nvcc): | $(BIN)/python
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/cuda-toolkit \
+		nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+		nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+	ln -sfn lib build/cuda-toolkit/nvidia/cu13/lib64
+
+cuda: | $(NVCC)
+	$(CMAKE) -B build/cuda -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_CUDA=ON -DCMAKE_CUDA_COMPILER=$(NVCC)
+	cmake --build build/cuda --parallel $(JOBS) --target parity
+	ctest --test-dir build/cuda --output-on-failure -R cuda
+
+cuda-tests: $(VENV)/.dev
+	$(CMAKE) -B build/emulated -DASA_TESTS=ON -DASA_CUDA=EMULATED -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	cmake --build build/emulated --parallel $(JOBS) --target parity test_emulation _cuda
+	ctest --test-dir build/emulated --output-on-failure -R cuda
+	PYTHONPATH=tests/kernels/sanitized ASA_CUDA_MODULE=$$(echo $(abspath build/emulated)/kernels/_cuda.*.so) \
+	$(BIN)/python -m pytest tests/gpu/test_cuda_kernels.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -129,8 +129,8 @@ class CudaModel:
         """Encode windows, pool them and score the recordings so far, in one graph.
 
         Raises:
-            ValueError: The batch is beyond the limits, or not a batch of this model.
-            BackendError: The GPU failed; the model is of no more use.
+            BackendError: The batch is beyond the limits, or not one of this model's; or the GPU
+                failed, and the model is of no more use.
         """
         model = self._open()
         stats, scores, prior, mixed = _run(
@@ -143,8 +143,7 @@ class CudaModel:
         """Compute scores and prior of summed stats.
 
         Raises:
-            ValueError: `stats` is of another width.
-            BackendError: The GPU failed; the model is of no more use.
+            BackendError: `stats` is of another width; or the GPU failed, as for `encode`.
         """
         model = self._open()
         return _run(lambda: model.score(np.ascontiguousarray(stats)))
@@ -229,6 +228,8 @@ def _fill(model: _cuda.Model, shape: GraderShape, read: Read) -> None:
 def _run(work: Callable[[], Result]) -> Result:
     try:
         return work()
+    except ValueError as error:
+        raise BackendError(str(error), mend="send a batch of the model's limits") from None
     except RuntimeError as error:
         raise _failed(error) from None
 
