@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     targets = _listed(args.target, "onnx")
     variants = plan(targets, _listed(args.precision, ""), source.grader)
     if args.data is None:
-        speech = synthetic_speech()
+        parts = source.config.get("parts") or ()
+        speech = synthetic_speech([str(part["name"]) for part in parts])
     else:
         speech = manifest_speech(args.data, calibrate=CALIBRATION_RECORDINGS, limit=args.limit)
     capabilities = _listed(args.compute_capability, "")

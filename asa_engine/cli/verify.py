@@ -59,16 +59,12 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the comparison of every variant; fail if one is over its budget."""
     from asa_engine.bundle import Bundle
-    from asa_engine.manifest import dev_split, read_manifest
     from asa_export.parity import REFERENCE, Scorer, compare
-    from asa_export.speech import Recording
+    from asa_export.speech import manifest_recordings
 
     bundle = Bundle.open(args.bundle)
     against = bundle if args.against is None else Bundle.open(args.against)
-    utterances = read_manifest(args.data)
-    if args.dev:
-        utterances = dev_split(utterances)[1]
-    utterances = utterances[: args.limit]
+    speech = manifest_recordings(args.data, dev=args.dev, limit=args.limit)
     variants = [
         (backend, precision)
         for backend, precision in bundle.variants()
@@ -84,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     found = compare(
         Scorer(against, *REFERENCE),
         [Scorer(bundle, *variant) for variant in variants],
-        progress([Recording(u.id, u.audio, u.scores, u.texts) for u in utterances]),
-        f"{len(utterances)} recordings of {args.data.name}",
+        progress(speech.judging),
+        speech.description,
         rms_budget=args.budget,
     )
     if args.json:

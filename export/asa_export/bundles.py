@@ -3,7 +3,8 @@
     python -m asa_export.bundles models build/bundles [MANIFEST]
 
 With a manifest, scores are compared on real speech of speakers held out; without one, exports are
-compared on synthetic recordings and nothing is verified.
+compared on synthetic recordings and nothing is verified. Graders of sessions are compared on those
+of the manifest beside it whose name ends in "-sessions".
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from asa_engine.bundle import CONFIG_NAME
 from asa_engine.cli.main import main as cli
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
+from asa_engine.graders import grader_entry
 from asa_export.exporter import exporter_of
 
 __all__ = ["main", "steps"]
@@ -27,13 +29,20 @@ EXPORT_LIMIT, VERIFY_LIMIT = 100, 20
 def steps(checkpoint: Path, bundle: Path, manifest: Path | None) -> Iterator[list[str]]:
     """Yield the commands that make one bundle, as arguments of `asa-engine`."""
     config = read_json(checkpoint / CONFIG_NAME, CheckpointError)
-    if backbones := dict.fromkeys(map(str, dict(config.get("backbones") or {}).values())):
+    named = config.get("backbones") or dict(config.get("speech") or {}).get("backbones")
+    if backbones := dict.fromkeys(map(str, dict(named or {}).values())):
         yield ["backbones", "fetch", *backbones]
     targets = ",".join(exporter_of(str(config.get("grader"))).targets)
     export = ["export", str(checkpoint), "-o", str(bundle), "--target", targets, "--force"]
     if manifest is None:
         yield export
         return
+    if grader_entry(str(config.get("grader"))).session is not None:
+        sessions = manifest.with_name(f"{manifest.stem}-sessions{manifest.suffix}")
+        if not sessions.is_file():
+            yield export
+            return
+        manifest = sessions
     data = ["--data", str(manifest)]
     yield [*export, *data, "--limit", str(EXPORT_LIMIT)]
     verify = ["verify", str(bundle), "--against", str(checkpoint), *data]

@@ -47,6 +47,8 @@ EXPORTERS = {
     "text": "asa_export.text:EXPORTER",
     "multi_aspect": "asa_export.multi_aspect:EXPORTER",
     "speech_llm": "asa_export.speech_llm:EXPORTER",
+    "multi_granular": "asa_export.multi_granular:EXPORTER",
+    "speech_llm_session": "asa_export.speech_llm_session:EXPORTER",
 }
 """Grader -> its exporter."""
 TIMED_RECORDINGS = 4

@@ -213,7 +213,10 @@ class Scorer:
         self._tap = _Tap(self.stages) if isinstance(self.stages, Backend) else None
 
     def score(
-        self, samples: NDArray[np.float32], texts: Mapping[str, str] = MappingProxyType({})
+        self,
+        samples: NDArray[np.float32],
+        texts: Mapping[str, str] = MappingProxyType({}),
+        parts: Sequence[tuple[str, int]] = (),
     ) -> NDArray[np.float64] | None:
         """Return the scores of one recording, [A]; `None` where it says nothing to be scored.
 
@@ -222,10 +225,14 @@ class Scorer:
         Args:
             samples: float32 [n], 16 kHz.
             texts: Texts of the request; those that the grader does not use are left out.
+            parts: For graders of sessions, the part and the samples of each response, of which
+                the recording is made.
 
         Raises:
             AudioError: It is too short to hold one window.
         """
+        if self._entry.session is not None:
+            return self._score_session(samples, parts)
         request = Request(**{name: texts[name] for name in self._entry.uses if name in texts})
         run = self._entry.run(self.config, self._tap or self.stages, StageClock(), request)
         run.push(samples)
@@ -237,6 +244,24 @@ class Scorer:
         if not grade.scorable:
             return None
         return np.array([grade.scores[aspect.name].value for aspect in self.config.aspects])
+
+    def _score_session(
+        self, samples: NDArray[np.float32], parts: Sequence[tuple[str, int]]
+    ) -> NDArray[np.float64]:
+        """Return the scores of a session; those of parts of which nothing was heard are NaN."""
+        assert self._entry.session is not None
+        run = self._entry.session(self.config, self.stages, StageClock())
+        start = 0
+        for part, length in parts:
+            run.begin(part)
+            run.push(samples[start : start + length])
+            run.end()
+            start += length
+        grade = run.finish()
+        if grade is None:
+            raise AudioError("the session is too short to be scored")
+        scores = [grade.scores.get(aspect.name) for aspect in self.config.aspects]
+        return np.array([math.nan if score is None else score.value for score in scores])
 
 
 def compare(
@@ -268,9 +293,11 @@ def compare(
         )
     rows: list[tuple[Recording, list[NDArray[np.float64] | None]]] = []
     for recording in recordings:
-        samples = recording.samples()
+        responses = recording.responses()
+        samples = np.concatenate([response for _, response in responses])
         if samples.size >= SAMPLE_RATE_HZ * MIN_RECORDING_S:
-            scores = [scorer.score(samples, recording.texts) for scorer in scorers]
+            parts = [(part, len(response)) for part, response in responses]
+            scores = [scorer.score(samples, recording.texts, parts) for scorer in scorers]
             rows.append((recording, scores))
     return [
         _judge(

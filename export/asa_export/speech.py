@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,19 @@ from numpy.typing import NDArray
 from asa_engine.audio import SAMPLE_RATE_HZ, read_audio
 from asa_engine.errors import ManifestError
 from asa_engine.manifest import Utterance, dev_split, read_manifest
+from asa_engine.session import Session, holds_sessions, played, read_sessions
 
-__all__ = ["Recording", "Speech", "manifest_speech", "synthetic_recordings", "synthetic_speech"]
+__all__ = [
+    "Recording",
+    "Response",
+    "Speech",
+    "manifest_recordings",
+    "manifest_speech",
+    "synthetic_recordings",
+    "synthetic_speech",
+]
 
+_T = TypeVar("_T")
 _SYNTHETIC_SEED = 762
 _SYNTHETIC_DURATIONS_S = (1.1, 1.7, 2.4, 3.0, 3.9, 4.0, 4.3, 5.2, 6.5, 8.0, 9.7, 12.1)
 # First three formants (Hz) of five vowels, near the published averages of adult speakers.
@@ -28,29 +39,48 @@ _FORMANTS_HZ = np.array(
 _FORMANT_WIDTH_HZ = 110.0
 
 
+Response = tuple[str, tuple[Path, ...] | NDArray[np.float32]]
+"""A part, and the recordings played one after another in it, or their samples."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recording and, where known, the experts' scores.
+    """One recording, or a session of them, and, where known, the experts' scores.
 
     Attributes:
         id: Its name.
-        source: A file, or float32 samples at 16 kHz [n].
+        source: A file, float32 samples at 16 kHz [n], or the responses of a session.
         scores: Score name -> the experts' score.
         texts: "text" and "prompt" of the request, where known.
     """
 
     id: str
-    source: Path | NDArray[np.float32]
+    source: Path | NDArray[np.float32] | tuple[Response, ...]
     scores: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def samples(self) -> NDArray[np.float32]:
-        """Return the samples, float32 mono at 16 kHz [n].
+        """Return the samples, float32 mono at 16 kHz [n]; of a session, response after response.
 
         Raises:
-            AudioError: The file cannot be read.
+            AudioError: A file cannot be read.
         """
-        return read_audio(self.source) if isinstance(self.source, Path) else self.source
+        return np.concatenate([samples for _, samples in self.responses()])
+
+    def responses(self) -> list[tuple[str, NDArray[np.float32]]]:
+        """Return the part and the samples of each response; a recording is one, of no part.
+
+        Raises:
+            AudioError: A file cannot be read.
+        """
+        if isinstance(self.source, Path):
+            return [("", read_audio(self.source))]
+        if isinstance(self.source, np.ndarray):
+            return [("", self.source)]
+        return [
+            (part, np.concatenate(list(played(source))) if isinstance(source, tuple) else source)
+            for part, source in self.source
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +104,15 @@ def manifest_speech(path: Path, *, calibrate: int, limit: int | None = None) -> 
     Where speakers are not numbered so, every other recording calibrates.
 
     Args:
-        path: The manifest.
+        path: The manifest, of recordings or of sessions.
         calibrate: Calibrate with at most so many recordings, spread evenly.
         limit: Judge on at most so many recordings, spread evenly.
 
     Raises:
         ManifestError: It cannot be used, or holds fewer than two recordings.
     """
+    if holds_sessions(path):
+        return _session_speech(path, calibrate, limit)
     utterances = read_manifest(path)
     if len(utterances) < 2:
         raise ManifestError(f"{path} holds one recording; two are needed")
@@ -100,15 +132,57 @@ def manifest_speech(path: Path, *, calibrate: int, limit: int | None = None) -> 
     )
 
 
-def synthetic_speech() -> Speech:
-    """Return built-in synthetic recordings, for exports without data at hand."""
-    recordings = synthetic_recordings()
+def manifest_recordings(path: Path, *, dev: bool = False, limit: int | None = None) -> Speech:
+    """Return a manifest's recordings, or sessions, to compare on.
+
+    Args:
+        path: The manifest.
+        dev: Only speakers whose number is divisible by five.
+        limit: Only the first so many.
+
+    Raises:
+        ManifestError: It cannot be used.
+    """
+    if holds_sessions(path):
+        sessions = [session for session in read_sessions(path) if session.is_dev or not dev]
+        judging = [_of_session(session) for session in sessions[:limit]]
+    else:
+        utterances = read_manifest(path)
+        if dev:
+            utterances = dev_split(utterances)[1]
+        judging = [_recording(utterance) for utterance in utterances[:limit]]
+    what = "sessions" if holds_sessions(path) else "recordings"
+    return Speech(f"{len(judging)} {what} of {path.name}", [], judging)
+
+
+def synthetic_speech(parts: Sequence[str] = ()) -> Speech:
+    """Return built-in synthetic recordings, for exports without data at hand.
+
+    Args:
+        parts: Of sessions, for graders of those: every session has a response a part.
+    """
+    judging = synthetic_recordings()
+    calibration = synthetic_recordings(seed=_SYNTHETIC_SEED + 1)
+    if parts:
+        judging, calibration = (_as_sessions(some, parts) for some in (judging, calibration))
     return Speech(
-        description=f"{len(recordings)} synthetic recordings, which show whether an export is "
-        "broken but not how it drifts on real speech",
-        calibration=synthetic_recordings(seed=_SYNTHETIC_SEED + 1),
-        judging=recordings,
+        description=f"{len(judging)} synthetic {'sessions' if parts else 'recordings'}, which show "
+        "whether an export is broken but not how it drifts on real speech",
+        calibration=calibration,
+        judging=judging,
     )
+
+
+def _as_sessions(recordings: Sequence[Recording], parts: Sequence[str]) -> list[Recording]:
+    """Make two sessions of recordings, the second the other way round."""
+    said = [recording.samples() for recording in recordings]
+    return [
+        Recording(
+            f"synthetic-session-{index}",
+            tuple((part, order[n % len(order)]) for n, part in enumerate(parts)),
+        )
+        for index, order in enumerate((said, said[::-1]))
+    ]
 
 
 def synthetic_recordings(seed: int = _SYNTHETIC_SEED) -> list[Recording]:
@@ -120,11 +194,36 @@ def synthetic_recordings(seed: int = _SYNTHETIC_SEED) -> list[Recording]:
     ]
 
 
+def _session_speech(path: Path, calibrate: int, limit: int | None) -> Speech:
+    sessions = read_sessions(path)
+    judging = [session for session in sessions if session.is_dev]
+    rest = [session for session in sessions if not session.is_dev]
+    if not rest or not judging:
+        raise ManifestError(
+            f"{path} has no session to {'judge' if rest else 'calibrate'} on",
+            mend="sessions of speakers whose number is divisible by five judge, others calibrate",
+        )
+    judged = _spread(judging, limit)
+    return Speech(
+        description=f"{len(judged)} sessions of {path.name}: the speakers whose number is "
+        "divisible by 5, calibrated on others",
+        calibration=[_of_session(session) for session in _spread(rest, calibrate)],
+        judging=[_of_session(session) for session in judged],
+    )
+
+
+def _of_session(session: Session) -> Recording:
+    responses = tuple(
+        (part.name, recordings) for part in session.parts for recordings in part.responses
+    )
+    return Recording(session.name, responses, session.scores)
+
+
 def _recording(utterance: Utterance) -> Recording:
     return Recording(utterance.id, utterance.audio, utterance.scores, utterance.texts)
 
 
-def _spread(items: Sequence[Utterance], most: int | None) -> list[Utterance]:
+def _spread(items: Sequence[_T], most: int | None) -> list[_T]:
     if most is None or len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]

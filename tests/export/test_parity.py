@@ -42,7 +42,7 @@ def scorer(
         variant=f"stub/{precision}",
         precision=precision,
         config=SimpleNamespace(aspects=aspects),
-        score=lambda samples, texts: table[samples.size // 160 - 10],
+        score=lambda samples, texts, parts: table[samples.size // 160 - 10],
     )
 
 

@@ -206,8 +206,8 @@ class SessionRun:
     def provisional(self) -> Grade | None:
         """Return the grade, were this all; `None` before anything was heard.
 
-        Parts to come count as missing. Where nothing is read before the end (`deferred`), the
-        session is read for it, and only responses that have ended are judged.
+        Parts to come count as missing. It is judged anew after every window, or, where nothing is
+        read before the end (`deferred`) and it costs a whole reading, after every response.
         """
         if self._changes != self._judged[0]:
             self._judged = (self._changes, self._grade())
