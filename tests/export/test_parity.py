@@ -150,8 +150,8 @@ def test_recordings_that_only_one_of_the_two_scores_are_counted() -> None:
     reference = scorer(lambda scores: scores, "fp32")
     candidate = scorer(lambda scores: scores, "int8")
     silent = {recordings()[0].samples().size}
-    candidate.score = lambda samples, texts: (
-        None if samples.size in silent else reference.score(samples, texts)
+    candidate.score = lambda samples, texts, parts: (
+        None if samples.size in silent else reference.score(samples, texts, parts)
     )
     found = compare(reference, [candidate], recordings(), "stubs")[0]
     assert found.split == 1
