@@ -10,8 +10,8 @@ the channels of an input are evened out first where the operation before it can 
 calibration sequences stay (GPTQ): see `asa_export.quantize`.
 
 int4: MatMulNBits; weights with a scale and a zero point for every block of inputs of an output,
-activations quantised by the runtime, block by block of a row. Smaller than int8, and slower on
-many rows.
+rounded by GPTQ where calibrated, activations quantised by the runtime, block by block of a row.
+Smaller than int8, and slower on many rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.language_model import FloatDecoder
-from asa_export.quantize import Calibration, round_to_int8
+from asa_export.quantize import Calibration, round_to_int8, round_with_moment
 from asa_export.weights import Weights
 
 __all__ = ["BLOCK", "Int4Decoder", "Int8Decoder", "pack_int4", "round_rows_to_int8"]
@@ -47,13 +47,17 @@ def round_rows_to_int8(
 
 
 def pack_int4(
-    weight: NDArray[np.float32], block: int = BLOCK
+    weight: NDArray[np.float32],
+    block: int = BLOCK,
+    moment: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
     """Round a weight to 4 bits, block by block of its inputs, as MatMulNBits stores it.
 
     Args:
         weight: float32 [N, K].
         block: Inputs that share a scale and a zero point.
+        moment: Sum of x x^T over calibration rows, float64 [K, K]: weights are rounded so that
+            outputs stay (GPTQ), and not each to its nearest step.
 
     Returns:
         Steps, two a byte, low half first, uint8 [N, K / block, block / 2], K rounded up to whole
@@ -69,7 +73,16 @@ def pack_int4(
     high = np.maximum(parts.max(axis=2), 0)
     scale = np.maximum((high - low) / _INT4_MAX, _TINY).astype(np.float32)
     zero = np.round(-low / scale)
-    steps = np.clip(np.round(parts / scale[..., None]) + zero[..., None], 0, _INT4_MAX)
+    if moment is None:
+        steps = np.clip(np.round(parts / scale[..., None]) + zero[..., None], 0, _INT4_MAX)
+    else:
+        # The range of each input: its block's.
+        step, offset = (np.repeat(x.astype(np.float64).T, block, 0)[:inputs] for x in (scale, zero))
+        found = round_with_moment(
+            weight.T.astype(np.float64), moment, step, low=-offset, high=_INT4_MAX - offset
+        )
+        steps = np.repeat(zero[..., None], block, axis=2)
+        steps.reshape(outputs, -1)[:, :inputs] += found.T
     return _nibbles(steps.astype(np.uint8)), scale, _nibbles(zero.astype(np.uint8))
 
 
@@ -207,15 +220,24 @@ class Int8Decoder(_QuantisedDecoder):
 
 
 class Int4Decoder(_QuantisedDecoder):
-    """Linear layers in 4 bits, a scale and a zero point for each block of inputs."""
+    """Linear layers in 4 bits, a scale and a zero point for each block of inputs.
+
+    Args:
+        calibration: What `calibrate_decoder` returned; without it weights are simply rounded.
+    """
+
+    def __init__(self, calibration: Calibration | None = None) -> None:
+        self._calibration = calibration or {}
 
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """One MatMulNBits for each layer."""
-        return [self._linear(graph, x, name) for name in names]
+        seen = self._calibration.get(names[0])
+        moment = None if seen is None else seen.moment
+        return [self._linear(graph, x, name, moment) for name in names]
 
-    def _linear(self, graph: Graph, x: str, name: str) -> str:
+    def _linear(self, graph: Graph, x: str, name: str, moment: NDArray[np.float64] | None) -> str:
         weight = graph.array(f"{name}.weight")
-        steps, scale, zero = pack_int4(weight)
+        steps, scale, zero = pack_int4(weight, moment=moment)
         y = graph.op(
             "MatMulNBits",
             x,

@@ -35,7 +35,14 @@ from asa_export.onnx import (
 )
 from asa_export.weights import Weights
 
-__all__ = ["Calibration", "Int8Linears", "LinearInputs", "calibrate", "round_to_int8"]
+__all__ = [
+    "Calibration",
+    "Int8Linears",
+    "LinearInputs",
+    "calibrate",
+    "round_to_int8",
+    "round_with_moment",
+]
 
 SMOOTHING = 0.6
 DAMPING = 0.01
@@ -127,25 +134,52 @@ def round_to_int8(
     # A subnormal scale is zero where a library of the process has subnormals flushed.
     scale = np.maximum(np.abs(weight).max(axis=0) / INT8_MAX, np.finfo(np.float32).tiny)
     scale = scale.astype(np.float32).astype(np.float64)
+    steps = np.broadcast_to(scale, weight.shape)
+    limit = np.full((1, 1), INT8_MAX, dtype=np.float64)
+    found = round_with_moment(weight, moment, steps, low=-limit, high=limit)
+    return found.astype(np.int8), scale.astype(np.float32)
+
+
+def round_with_moment(
+    weight: NDArray[np.float64],
+    moment: NDArray[np.float64],
+    steps: NDArray[np.float64],
+    *,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Round a weight matrix to whole steps so that its outputs change least (GPTQ).
+
+    Args:
+        weight: float64 [K, N].
+        moment: Sum of x x^T over calibration rows, float64 [K, K].
+        steps: Size of the steps, float64 [K, N].
+        low: Fewest steps, broadcast to [K, N].
+        high: Most steps, likewise.
+
+    Returns:
+        Whole numbers of steps, float64 [K, N].
+    """
     power = np.diag(moment)
     damped = moment + np.eye(len(moment)) * max(DAMPING * power.mean(), _TINY)
     # Largest channels first: their errors can still be made good by all the others.
     order = np.argsort(-power, kind="stable")
-    rest = weight[order].copy()
+    rest, steps = weight[order].copy(), steps[order]
+    low, high = (np.broadcast_to(x, weight.shape)[order] for x in (low, high))
     factor = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
     rounded = np.empty_like(rest)
     for start in range(0, len(rest), _BLOCK):
         stop = min(start + _BLOCK, len(rest))
         errors = np.empty((stop - start, rest.shape[1]))
         for k in range(start, stop):
-            rounded[k] = np.clip(np.round(rest[k] / scale), -INT8_MAX, INT8_MAX)
-            error = (rest[k] - rounded[k] * scale) / factor[k, k]
+            rounded[k] = np.clip(np.round(rest[k] / steps[k]), low[k], high[k])
+            error = (rest[k] - rounded[k] * steps[k]) / factor[k, k]
             rest[k + 1 : stop] -= np.outer(factor[k, k + 1 : stop], error)
             errors[k - start] = error
         rest[stop:] -= factor[start:stop, stop:].T @ errors
-    result = np.empty(weight.shape, dtype=np.int8)
-    result[order] = rounded.astype(np.int8)
-    return result, scale.astype(np.float32)
+    result = np.empty_like(rounded)
+    result[order] = rounded
+    return result
 
 
 class Int8Linears(FusedAttention):

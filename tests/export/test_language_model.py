@@ -171,14 +171,35 @@ def test_rounding_to_int8_keeps_the_largest() -> None:
     np.testing.assert_allclose(scale[0], 2 / 127, rtol=1e-6)
 
 
+def unpack_int4(
+    packed: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.uint8], inputs: int
+) -> NDArray[np.float32]:
+    rows, blocks = scale.shape
+    steps = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, blocks, 32)
+    zeros = np.stack([zero & 15, zero >> 4], axis=-1).reshape(rows, -1)[:, :blocks, None]
+    found = (steps.astype(np.float32) - zeros) * scale[..., None]
+    return found.reshape(rows, -1)[:, :inputs]
+
+
+@pytest.mark.parametrize("inputs", [32, 64, 40])
+def test_int4_with_a_moment_changes_outputs_less(inputs: int) -> None:
+    rng = np.random.default_rng(3)
+    weight = rng.normal(0.3, 1, (5, inputs)).astype(np.float32)
+    # Correlated channels of uneven size, as activations are.
+    x = rng.normal(0, 1, (200, inputs)) @ rng.normal(0, 1, (inputs, inputs))
+    x *= np.exp(rng.normal(0, 1, inputs))
+    errors = []
+    for moment in (None, x.T @ x):
+        packed, scale, zero = pack_int4(weight, moment=moment)
+        errors.append(np.linalg.norm(x @ (unpack_int4(packed, scale, zero, inputs) - weight).T))
+    assert errors[1] < 0.7 * errors[0]
+
+
 @pytest.mark.parametrize("inputs", [32, 64, 96, 40])
 def test_int4_is_within_half_a_step(inputs: int) -> None:
     weight = np.random.default_rng(2).normal(0.3, 1, (5, inputs)).astype(np.float32)
     packed, scale, zero = pack_int4(weight)
-    blocks = scale.shape[1]
-    steps = np.stack([packed & 15, packed >> 4], axis=-1).reshape(5, blocks, 32).astype(np.float32)
-    zeros = np.stack([zero & 15, zero >> 4], axis=-1).reshape(5, -1)[:, :blocks, None]
-    found = ((steps - zeros) * scale[..., None]).reshape(5, -1)[:, :inputs]
+    found = unpack_int4(packed, scale, zero, inputs)
     # Half a step for a value, half for the zero point.
     assert (np.abs(found - weight) <= 1.001 * np.repeat(scale, 32, axis=1)[:, :inputs]).all()
 
