@@ -25,7 +25,7 @@ from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
-from asa_engine.graders.speech_llm.stages import TorchStages
+from asa_engine.graders.speech_llm.stages import SpeechLLMStages, TorchStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.lora import merge_lora
 from asa_export.exporter import Exporter, Variant
@@ -39,6 +39,7 @@ from asa_export.language_model import (
 )
 from asa_export.language_model_calibrate import calibrate_decoder
 from asa_export.language_model_config import DecoderConfig
+from asa_export.language_model_half import HALVES, HalfDecoder, form_for_cpu
 from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
 from asa_export.parity import REFERENCE
 from asa_export.speech import Recording, Speech
@@ -52,6 +53,7 @@ PROJECTOR: Final = "projector.onnx"
 FOLDER: Final = "language_model"
 MERGED: Final = "merged.safetensors"
 REPORT: Final = "training.json"
+ON_GPU: Final = "onnxruntime-cuda"
 CALIBRATED: Final = 24
 """Recordings that int8 is calibrated on."""
 
@@ -90,22 +92,30 @@ def _build(
     head = _head(grader, exact)
     sequences = list(_sequences(grader, speech.calibration[:CALIBRATED]))
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
-    exact_answer = _mean_answer(head, exact, sequences)
+    exact_answer, seen = _mean_answer(head, exact, sequences), None
     for backend, precision in variants:
         smooth = None
+        if precision in ("int8", "int4") and seen is None:
+            seen = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
         if precision == "int8":
-            found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
-            smooth = Int8Decoder(weights, found)
+            smooth = Int8Decoder(weights, seen)
         if backend == "ctranslate2":
             file = (
                 f"{FOLDER}/{write_units(grader, head['answer.weight'], folder, precision, smooth)}"
             )
             answer = _mean_unit_answer(grader, work / file, sequences)
+        elif backend == ON_GPU:
+            file = f"{FOLDER}/{precision}.onnx"
+            linears = HalfDecoder(precision)
+            graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
+            onnx.save(graph, work / file)
+            with form_for_cpu(work / file) as here:
+                answer = _mean_answer(head, Decoder.open(here, threads=1), sequences)
         else:
             file = f"{FOLDER}/{precision}.onnx"
             if precision != "fp32":
-                linears = smooth or Int4Decoder()
-                graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
+                rounded = smooth or Int4Decoder(seen)
+                graph = decoder_model(shape, weights, rounded, positions=config.longest_sequence)
                 onnx.save(graph, work / file)
             answer = _mean_answer(head, Decoder.open(work / file, threads=1), sequences)
         moved = exact_answer - answer if precision != "fp32" else torch.zeros(len(answer))
@@ -116,8 +126,20 @@ def _build(
             stages.setdefault(stage, {}).setdefault(backend, {})[precision] = name
     if ("onnxruntime", "fp32") not in variants:
         (folder / "fp32.onnx").unlink()
-        (folder / MERGED).unlink()
+        if not any(backend == ON_GPU for backend, _ in variants):
+            (folder / MERGED).unlink()
     return stages
+
+
+def _judge(bundle: Bundle, backend: str, precision: str) -> SpeechLLMStages | None:
+    """Run a GPU's language model on the CPU, where scores are compared."""
+    if backend != ON_GPU:
+        return None
+    config = SpeechLLMConfig.from_dict(bundle.config)
+    files = {name: bundle.file(name, backend, precision) for name in STAGE_NAMES}
+    with form_for_cpu(files["language_model"]) as here:
+        files["language_model"] = here
+        return SpeechLLMStages.open(config, files, precision=precision, threads=1)
 
 
 def projector_model(grader: SpeechLLM, weights: Weights) -> onnx.ModelProto:
@@ -250,7 +272,9 @@ EXPORTER = Exporter(
     targets={
         "onnx": ("onnxruntime", ("fp32", "int8", "int4")),
         "ctranslate2": ("ctranslate2", ("fp32", "int8")),  # of graders with units
+        "onnx-cuda": (ON_GPU, tuple(HALVES)),
     },
     validate=_validate,
     build=_build,
+    judge=_judge,
 )
