@@ -15,7 +15,8 @@
 namespace asa::cuda {
 namespace {
 
-constexpr int kSmallestBucket = 64;  // rows
+constexpr int kSmallestBucket = 64;       // rows
+constexpr std::size_t kMostGraphs = 128;  // each holds memory of the driver's
 
 // The smallest 2^k or 3 2^k, times `least`, that is at least `wanted`; `most` at most.
 int bucket_of(int wanted, int least, int most) {
@@ -264,6 +265,7 @@ struct Model::Parts {
     const auto key = std::make_tuple(bucket_windows, bucket_rows, mels);
     auto found = graphs.find(key);
     if (found == graphs.end()) {
+      if (graphs.size() == kMostGraphs) graphs.clear();
       stream.begin_capture();
       enqueue(Rooms({bucket_windows, bucket_rows}), mels);
       found = graphs.emplace(key, stream.end_capture()).first;
