@@ -1,13 +1,16 @@
-"""The text grader's pipeline, and its recogniser alone, against PyTorch's.
+"""Pipelines of words against PyTorch's: the text and multi-aspect graders, the recogniser alone.
 
     python benchmarks/pipelines/text.py ../shared/data/speechocean762/train.jsonl
     python benchmarks/pipelines/text.py MANIFEST --bundle build/bundles/s1-text \\
         --checkpoint models/s1-text
+    python benchmarks/pipelines/text.py MANIFEST --bundle build/bundles/s2-multi-aspect \\
+        --checkpoint models/s2-multi-aspect --grader multi_aspect
 
 Without a bundle only the recogniser is timed. The reference is Hugging Face's Whisper `generate`
-(and BERT), fp32, on the whole recording. Every candidate lives in a process of its own and sleeps
-while others run; in every round each has one turn, in a new random order, and ratios are taken
-within rounds. A row holds what it costs and what it does to the words or the score.
+(and BERT), fp32, on the whole recording; for the multi-aspect grader see `aspects.py` beside this.
+Every candidate lives in a process of its own and sleeps while others run; in every round each has
+one turn, in a new random order, and ratios are taken within rounds. A row holds what it costs and
+what it does to the words or the score.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ RATE_HZ = 16_000
 CLIPS_S = (5.0, 30.0)
 CHUNK = RATE_HZ // 10
 REFERENCE = "torch/fp32"
+STAGES = ("recogniser_ms", "encoder_ms", "features_ms", "backbone_ms", "head_ms")
 
 Samples = NDArray[np.float32]
 
@@ -49,7 +53,7 @@ class Candidate:
     """What one process opens.
 
     Attributes:
-        subject: `recogniser` or `pipeline`.
+        subject: `recogniser`, `pipeline` or `aspects`, whose reference is a pipeline of its own.
         variant: `backend/precision`.
         threads: Threads it may use.
         folder: The bundle or checkpoint of a pipeline.
@@ -110,10 +114,21 @@ def open_pipeline(candidate: Candidate) -> tuple[Callable[[], Any], Callable[[An
     return lambda: PipelineRun(engine), read
 
 
+def open_aspects(candidate: Candidate) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Return the same for the multi-aspect grader."""
+    if candidate.variant != REFERENCE:
+        return open_pipeline(candidate)
+    from aspects import Pipeline
+
+    return Pipeline(Path(candidate.folder), candidate.threads).start, lambda result: result
+
+
+OPENERS = {"recogniser": open_recogniser, "pipeline": open_pipeline, "aspects": open_aspects}
+
+
 def work(candidate: Candidate, connection: Connection) -> None:
     """Serve one candidate: (path, chunk) -> milliseconds in all, at the end, and the result."""
-    opener = open_recogniser if candidate.subject == "recogniser" else open_pipeline
-    start, read = opener(candidate)
+    start, read = OPENERS[candidate.subject](candidate)
     connection.send("ready")
     while (task := connection.recv()) is not None:
         path, chunk = task
@@ -194,7 +209,7 @@ def measure(candidates: Sequence[Candidate], speech: Any, rounds: int) -> list[d
                 if turn:  # the first round warms up
                     times[worker.candidate][f"whole_{seconds:.0f}s"].append(whole)
                     times[worker.candidate][f"tail_{seconds:.0f}s"].append(tail)
-                if isinstance(result, dict) and seconds == max(speech.clips):
+                if isinstance(result, dict) and "timing" in result and seconds == max(speech.clips):
                     stages[worker.candidate].append(result["timing"])
     rows = []
     for worker in workers:
@@ -215,7 +230,7 @@ def measure(candidates: Sequence[Candidate], speech: Any, rounds: int) -> list[d
             row[f"{task}_ratio"] = median(ratios)
         row["stages_ms"] = {
             name: median(timing[name] for timing in stages[candidate])
-            for name in ("recogniser_ms", "backbone_ms", "head_ms")
+            for name in STAGES
             if stages[candidate] and stages[candidate][0].get(name) is not None
         }
         rows.append(row)
@@ -245,7 +260,8 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--bundle", type=Path, help="exported text grader")
     parser.add_argument("--checkpoint", type=Path, help="the checkpoint it was exported from")
-    parser.add_argument("--variants", nargs="*", default=["onnxruntime/int8", "ctranslate2/int8"])
+    parser.add_argument("--grader", choices=["text", "multi_aspect"], default="text")
+    parser.add_argument("--variants", nargs="*", default=["onnxruntime/int8"])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--drift-recordings", type=int, default=20)
@@ -265,12 +281,13 @@ def main() -> None:
             if args.bundle is None:
                 candidates = [
                     Candidate("recogniser", variant, threads)
-                    for variant in (REFERENCE, "ctranslate2/fp32", "ctranslate2/int8")
+                    for variant in (REFERENCE, "native/fp32", "native/int8")
                 ]
             else:
-                candidates = [Candidate("pipeline", REFERENCE, threads, str(args.checkpoint))]
+                subject = "pipeline" if args.grader == "text" else "aspects"
+                candidates = [Candidate(subject, REFERENCE, threads, str(args.checkpoint))]
                 candidates += [
-                    Candidate("pipeline", variant, threads, str(args.bundle))
+                    Candidate(subject, variant, threads, str(args.bundle))
                     for variant in args.variants
                 ]
             rows += measure(candidates, speech, args.rounds)
