@@ -32,7 +32,9 @@ def steps(checkpoint: Path, bundle: Path, manifest: Path | None) -> Iterator[lis
     named = config.get("backbones") or dict(config.get("speech") or {}).get("backbones")
     if backbones := dict.fromkeys(map(str, dict(named or {}).values())):
         yield ["backbones", "fetch", *backbones]
-    targets = ",".join(exporter_of(str(config.get("grader"))).targets)
+    exporter = exporter_of(str(config.get("grader")))
+    lacking = {target for target, name in exporter.needs.items() if not config.get(name)}
+    targets = ",".join(target for target in exporter.targets if target not in lacking)
     export = ["export", str(checkpoint), "-o", str(bundle), "--target", targets, "--force"]
     if manifest is None:
         yield export

@@ -15,7 +15,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +74,7 @@ class Exporter:
         validate: Checks the source and returns the grader's configuration.
         build: Writes every file of the bundle but the manifest and the card into a folder, and
             returns the stages they serve: (source, configuration, folder, variants, speech).
+        needs: Target -> field of `config.json` that must be set for it.
         judge: Opens what a variant is judged by instead of its own backend, which may need a
             device that the exporting machine lacks: (bundle, backend, precision) -> stages; `None`
             where the backend itself is judged. Such variants are not timed and `auto` does not
@@ -86,6 +87,7 @@ class Exporter:
     validate: Callable[[Bundle], Any]
     build: Callable[[Bundle, Any, Path, Sequence[Variant], Speech], Stages]
     judge: Callable[[Bundle, str, str], Any] = lambda bundle, backend, precision: None
+    needs: Mapping[str, str] = field(default_factory=dict)
     timed: str = "8 s of speech"
     timed_pass: Callable[[Scorer, NDArray[np.float32]], None] = _score
 

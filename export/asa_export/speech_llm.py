@@ -274,6 +274,7 @@ EXPORTER = Exporter(
         "ctranslate2": ("ctranslate2", ("fp32", "int8")),  # of graders with units
         "onnx-cuda": (ON_GPU, tuple(HALVES)),
     },
+    needs={"ctranslate2": "units"},
     validate=_validate,
     build=_build,
     judge=_judge,

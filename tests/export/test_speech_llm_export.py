@@ -25,6 +25,7 @@ from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.language_model import LanguageModel
 from asa_engine.profiling import StageClock
+from asa_export.bundles import steps
 from asa_export.exporter import export, plan
 from asa_export.speech import Speech, synthetic_recordings
 
@@ -261,6 +262,16 @@ def test_only_units_go_to_ctranslate2(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="takes tokens"):
         export(checkpoint, tmp_path / "bundle", variants, speech())
     assert not (tmp_path / "bundle").exists()
+
+
+def test_bundles_have_ctranslate2_where_there_are_units(
+    checkpoint: Path, unit_checkpoint: Path, tmp_path: Path
+) -> None:
+    for source, expected in ((checkpoint, False), (unit_checkpoint, True)):
+        made = list(steps(source, tmp_path / "out", None))
+        targets = made[-1][made[-1].index("--target") + 1].split(",")
+        assert ("ctranslate2" in targets) is expected
+        assert "onnx" in targets
 
 
 def test_an_answer_leaves_the_chunk_as_it_was(bundle: Path) -> None:
