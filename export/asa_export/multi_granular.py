@@ -103,9 +103,7 @@ def _build(
         tensors[VOCABULARY] = grader.language_model.output.weight
     _write(folder / MERGED, tensors)
     weights = Weights(folder / MERGED)
-    positions = min(
-        config.capacity(config.max_words, config.max_phones), config.language_model.positions
-    )
+    positions = config.language_model.positions
     fp32 = folder / "fp32.onnx"
     onnx.save(decoder_model(shape, weights, FloatDecoder(), positions=positions), fp32)
     head = _head(grader, Decoder.open(fp32, threads=1))
@@ -167,15 +165,7 @@ def _sequences(
         plan = plan_of(
             config, grader.tokens, spoken_words(config, lexicon, recording.texts["text"])
         )
-        windows = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=False,
-            min_samples=config.min_window_samples,
-        )
-        mels = windows.push(recording.samples())
-        if (rest := windows.finish()) is not None:
-            mels.append(rest)
+        mels = _windows(config, recording.samples())
         parts = [stages.frames(mel) for mel in mels]
         if not parts:
             continue
@@ -192,12 +182,25 @@ def _sequences(
         yield np.concatenate((audio, rows))
 
 
+def _windows(
+    config: MultiGranularConfig, samples: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    windows = WindowedLogMel(
+        config.encoder.n_mels,
+        config.window_samples,
+        pad_to_window=False,
+        min_samples=config.min_window_samples,
+    )
+    mels = windows.push(samples)
+    return mels if (rest := windows.finish()) is None else [*mels, rest]
+
+
 def _read_and_write(scorer: Scorer, samples: NDArray[np.float32]) -> None:
     """Encode and prefill a recording, then run single tokens: what a verdict costs."""
     config, stages = scorer.config, scorer.stages
-    windows = WindowedLogMel(config.encoder.n_mels, config.window_samples, pad_to_window=False)
-    reading = stages.start(config.capacity(config.max_words, config.max_phones))
-    for mel in windows.push(samples):
+    prompt = len(config.prefix_ids) + config.max_audio_tokens
+    reading = stages.start(prompt + TIMED_TOKENS)
+    for mel in _windows(config, samples[: config.max_samples]):
         reading.extend(stages.audio(stages.frames(mel)))
     token = stages.embed(config.end_ids[:1])
     for _ in range(TIMED_TOKENS):

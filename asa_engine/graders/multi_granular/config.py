@@ -33,10 +33,6 @@ ASPECTS = ("accuracy", "fluency", "prosodic")
 """The sentence's scores, in the order of the verdict's lines."""
 GRAINS = (*ASPECTS, "word", "phone")
 STAGES = ("encoder", "language_model", "lexicon")
-TOKENS_A_PHONE = 8
-"""Most tokens of `p/` and its label, its slot included."""
-TOKENS_A_WORD = 48
-"""Most tokens of a word, its label and its slot: a letter may be a token of its own."""
 _MAX_TEXT = 4000
 
 
@@ -128,12 +124,6 @@ class MultiGranularConfig:
     def classes(self) -> int:
         """Silence and the phones."""
         return 1 + len(PHONES)
-
-    def capacity(self, words: int, phones: int) -> int:
-        """Return a bound on the tokens of a whole sequence, rationale included."""
-        prompt = len(self.prefix_ids) + len(self.middle_ids) + len(self.suffix_ids)
-        verdict = 40 + 2 * words * TOKENS_A_WORD + phones * TOKENS_A_PHONE
-        return prompt + self.max_audio_tokens + verdict + self.max_rationale
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that `from_dict` reads."""

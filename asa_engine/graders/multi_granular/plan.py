@@ -48,6 +48,11 @@ class Plan:
         """How many slots there are."""
         return 1 + len(self.words) + len(self.phones)
 
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens between the audio and the end."""
+        return len(self.before) + sum(map(_longest, self.script))
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -79,6 +84,14 @@ class Written:
     ids: tuple[int, ...]
     decisions: tuple[Decision, ...]
     free: tuple[int, ...]
+
+
+def _longest(segment: Segment) -> int:
+    if isinstance(segment, Forced):
+        return len(segment.ids)
+    if isinstance(segment, Choice):
+        return max(map(len, segment.options))
+    return segment.most + 1
 
 
 def spoken_words(config: MultiGranularConfig, lexicon: Lexicon, text: str) -> tuple[Spoken, ...]:

@@ -82,7 +82,8 @@ class MultiGranularRun:
             )
         words = spoken_words(config, stages.lexicon, request.text)
         self._plan = plan_of(config, stages.text, words)
-        capacity = config.capacity(len(words), len(self._plan.phones))
+        prompt = len(config.prefix_ids) + config.max_audio_tokens
+        capacity = prompt + self._plan.most_tokens
         stages.check(capacity)
         self._config = config
         self._stages = stages

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from asa_engine.backends.onnxruntime import session
 from asa_engine.backends.safetensors import Tensors
-from asa_engine.errors import UsageError
+from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.graders.multi_granular import parts
 from asa_engine.graders.multi_granular.alignment import Alignment
 from asa_engine.graders.multi_granular.config import MultiGranularConfig
 from asa_engine.graders.multi_granular.lexicon import Lexicon
 from asa_engine.graders.multi_granular.plan import Plan
-from asa_engine.graders.speech_llm.verdict import LABELS
+from asa_engine.graders.speech_llm.script import label_choice
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.language_model.tokens import TextTokens
@@ -334,8 +334,16 @@ class _Cache:
 
 
 def label_ids(text: TextTokens) -> tuple[int, ...]:
-    """Return the tokens that labels begin with, after a space and without one, ascending."""
-    return tuple(sorted({text.encode(f"{space}{x}")[0] for x in LABELS for space in ("", " ")}))
+    """Return the tokens that tell labels apart, after a space and without one, ascending.
+
+    Raises:
+        CheckpointError: The tokenizer has labels begin alike.
+    """
+    try:
+        choices = [label_choice(text.encode, space)[1] for space in ("", " ")]
+    except ValueError as error:
+        raise CheckpointError(str(error), mend="choose another language model") from None
+    return tuple(sorted({option[0] for choice in choices for option in choice.options}))
 
 
 def small_shapes(config: MultiGranularConfig) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from asa_engine.graders.speech_llm.verdict import LABELS, Verdict
 from asa_engine.language_model.grammar import Choice, Forced, Free, Segment
 
-__all__ = ["verdict_of_choices", "verdict_script"]
+__all__ = ["label_choice", "verdict_of_choices", "verdict_script"]
 
 _SENTENCE = ("Accuracy:", "\nFluency:", "\nProsody:")
 _LISTS = ("\nWords: ", "\nPhonemes: ")
@@ -53,23 +53,42 @@ def verdict_script(
     if slots and len(slots) != len(words) + len(phones):
         raise ValueError(f"{len(slots)} slots do not make {len(words)} words, {len(phones)} phones")
     remaining = iter(slots)
-    # A label's space belongs to it where one stands before it: that is how tokenizers cut.
-    spaced = Choice(tuple(encode(f" {label}") for label in LABELS))
-    bare = Choice(tuple(encode(label) for label in LABELS))
+    shared, spaced = label_choice(encode, " ")
+    shared_bare, bare = label_choice(encode, "")
     script: list[Segment] = []
     for line in _SENTENCE:
-        script += [Forced(encode(line)), spaced]
+        script += [Forced((*encode(line), *shared)), spaced]
     for line, items in zip(_LISTS, (words, phones), strict=True):
         if not items:
             script.append(Forced(encode(line)))
         for index, text in enumerate(items):
             before = encode(f"{' ' if index else line}{text}/")
             slot = itertools.islice(remaining, 1)
-            script += [Forced((*before, *slot)), bare]
+            script += [Forced((*before, *slot, *shared_bare)), bare]
     if most_rationale:
         banned = tuple(token for token in control_ids if token not in end_ids)
         script += [Forced(encode("\n")), Free(end_ids, most_rationale, banned)]
     return tuple(script)
+
+
+def label_choice(encode: Encode, space: str) -> tuple[tuple[int, ...], Choice]:
+    """Return the tokens that all labels begin with, and the choice between what follows.
+
+    Args:
+        encode: Text to tokens.
+        space: What stands before a label: where it is a space it belongs to the label, as
+            tokenizers cut.
+
+    Raises:
+        ValueError: Two labels are the same tokens, or begin alike where not all do.
+    """
+    options = tuple(encode(f"{space}{label}") for label in LABELS)
+    alike = [len(set(tokens)) == 1 for tokens in zip(*options, strict=False)]
+    shared = [*alike, False].index(False)
+    choice = Choice(tuple(option[shared:] for option in options))
+    if len({option[0] for option in choice.options}) < len(LABELS):
+        raise ValueError("labels begin with the same token: it does not tell them apart")
+    return options[0][:shared], choice
 
 
 def verdict_of_choices(

@@ -1,0 +1,344 @@
+"""The multi-granular grader's parts: words and sounds, alignment, small networks, plan, bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import multi_granular_samples as samples
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.graders.multi_granular import parts
+from asa_engine.graders.multi_granular.alignment import SILENCE, align
+from asa_engine.graders.multi_granular.config import MultiGranularConfig
+from asa_engine.graders.multi_granular.lexicon import PHONES, Lexicon, Spoken, words_of
+from asa_engine.graders.multi_granular.plan import plan_of, spoken_words, write
+from asa_engine.graders.multi_granular.rationale import rationale_of
+from asa_engine.graders.speech_llm.script import label_choice, verdict_of_choices
+from asa_engine.graders.speech_llm.verdict import parse, render
+from asa_engine.language_model.decoding import decode
+from asa_engine.language_model.grammar import Choice, Forced, Walk
+
+# float32 sums in another order, through three linear layers of values around one.
+FLOAT_TOLERANCE = 1e-4
+WORDS = (Spoken("we", ("W", "IY")), Spoken("call", ("K", "AO", "L")))
+
+
+def random_posteriors(rng: np.random.Generator, frames: int, classes: int) -> NDArray[np.float32]:
+    logits = rng.normal(0, 2, (frames, classes))
+    return (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
+
+
+def best_by_trying_all(
+    said: NDArray[np.float32], phones: list[int], words: list[int]
+) -> tuple[float, list[tuple[int, int]]]:
+    """Try every way to cut the frames; an independent truth for few frames."""
+    best: tuple[float, list[tuple[int, int]]] = (-np.inf, [])
+    gaps = [True] + [a != b for a, b in itertools.pairwise(words)] + [True]
+    lengths = [range(len(said) + 1) if gap else (0,) for gap in gaps]
+    for silences in itertools.product(*lengths):
+        left = len(said) - sum(silences)
+        if left < len(phones):
+            continue
+        for cuts in itertools.combinations(range(1, left), len(phones) - 1):
+            sizes = np.diff([0, *cuts, left])
+            at = silences[0]
+            score = float(said[:at, SILENCE].sum())
+            spans = []
+            for phone, size, silence in zip(phones, sizes, silences[1:], strict=True):
+                spans.append((at, at + int(size)))
+                score += float(said[at : at + size, phone].sum())
+                at += int(size)
+                score += float(said[at : at + silence, SILENCE].sum())
+                at += silence
+            if score > best[0]:
+                best = score, spans
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_alignment_is_the_best_of_all_ways(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    said = random_posteriors(rng, 7, 4)
+    phones, words = [1, 2, 3], [0, 0, 1]
+    found = align(said, phones, words)
+    assert found is not None
+    _, spans = best_by_trying_all(said, phones, words)
+    assert [tuple(span) for span in found.spans.tolist()] == spans
+
+
+def test_fit_is_zero_where_the_text_is_what_is_heard_and_lower_elsewhere() -> None:
+    said = np.full((6, 4), -5.0, np.float32)
+    for frame, heard in enumerate((0, 1, 1, 2, 0, 3)):
+        said[frame, heard] = -0.1
+    right, wrong = align(said, [1, 2, 3], [0, 0, 1]), align(said, [3, 1, 2], [0, 0, 1])
+    assert right is not None
+    assert wrong is not None
+    assert right.fit == 0.0
+    assert right.spans.tolist() == [[1, 3], [3, 4], [5, 6]]
+    assert wrong.fit < -1
+
+
+def test_more_phones_than_frames_cannot_be_laid() -> None:
+    assert align(np.zeros((2, 4), np.float32), [1, 2, 3], [0, 1, 2]) is None
+
+
+@pytest.fixture(scope="module")
+def grader() -> samples.MultiGranular:
+    return samples.grader()
+
+
+def weights_of(grader: samples.MultiGranular) -> dict[str, NDArray[np.float32]]:
+    return {name: value.detach().numpy() for name, value in grader.tuned().items()}
+
+
+@torch.inference_mode()
+def test_numpy_parts_compute_what_the_reference_computes(grader: samples.MultiGranular) -> None:
+    rng = np.random.default_rng(5)
+    weights = weights_of(grader)
+    frames = rng.normal(0, 2, (43, 16)).astype(np.float32)
+    heard = parts.phone_log_probabilities(weights, frames)
+    wanted = grader.phones(torch.from_numpy(frames)).numpy()
+    np.testing.assert_allclose(heard, wanted, atol=FLOAT_TOLERANCE)
+    audio = grader.projector(torch.from_numpy(frames)[None], torch.tensor([43]))[0].numpy()
+    found = parts.audio_tokens(weights, frames, grader.config.stack)
+    np.testing.assert_allclose(found, audio, atol=FLOAT_TOLERANCE)
+    classes, owners = [3, 9, 20, 4, 7], [0, 0, 1, 1, 2]
+    aligned = align(heard, classes, owners)
+    assert aligned is not None
+    features = parts.sound_features(frames, heard, aligned.spans, classes)
+    slots = grader.slots(
+        torch.from_numpy(features),
+        torch.tensor(classes),
+        torch.tensor(owners),
+        torch.zeros(3, dtype=torch.long),
+    )
+    rows = parts.slot_tokens(weights, features, classes, owners)
+    np.testing.assert_allclose(rows, torch.cat(slots).numpy(), atol=FLOAT_TOLERANCE)
+
+
+@torch.inference_mode()
+def test_slots_of_a_batch_are_those_of_each_alone(grader: samples.MultiGranular) -> None:
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(5, 16 + 40 + parts.MEASURES, generator=generator)
+    phones = torch.tensor([1, 2, 3, 4, 5])
+    both = grader.slots(features, phones, torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 1]))
+    first = grader.slots(features[:2], phones[:2], torch.tensor([0, 0]), torch.tensor([0]))
+    torch.testing.assert_close(both[0][:1], first[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(both[2][:2], first[2], atol=1e-6, rtol=1e-5)
+
+
+def test_goodness_of_pronunciation_is_the_mean_log_posterior() -> None:
+    said = np.log(np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.3]], np.float32))
+    frames = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    (row,) = parts.sound_features(frames, said, np.array([[0, 2]]), [1])
+    np.testing.assert_allclose(row[:2], [2, 3])
+    np.testing.assert_allclose(row[2:5], [0.15, 0.55, 0.3], rtol=1e-5)
+    mean = (np.log(0.6) + np.log(0.5)) / 2
+    expected = [mean, mean - np.log(0.3), np.log(0.6), 0.0, np.log(2)]
+    np.testing.assert_allclose(row[5:], expected, atol=1e-5)
+
+
+def test_words_of_a_text_are_small_letters_without_punctuation() -> None:
+    assert words_of("Don\N{RIGHT SINGLE QUOTATION MARK}t  call, IT\n'cause well-known!") == (
+        "don't",
+        "call",
+        "it",
+        "'cause",
+        "well",
+        "known",
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", " .,!? ", "I am 20", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "a" * 41]
+)
+def test_a_text_that_nobody_can_read_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        words_of(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_gives_words_of_letters_or_a_usage_error(text: str) -> None:
+    try:
+        words = words_of(text)
+    except UsageError:
+        return
+    for word in words:
+        assert set(word) <= set("abcdefghijklmnopqrstuvwxyz'")
+        spoken = Lexicon({}).spoken(word)
+        assert spoken.guessed
+        assert spoken.phones
+        assert set(spoken.phones) <= set(PHONES)
+
+
+def test_the_first_dictionary_and_pronunciation_decide(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_text("read R EH1 D\n")
+    second.write_text("read R IY1 D # verb\nread(2) R EH1 D\ndog D AO1 G\ndog(2) D AA1 G\n")
+    lexicon = Lexicon.read([first, second])
+    assert lexicon.spoken("read") == Spoken("read", ("R", "EH", "D"))
+    assert lexicon.spoken("dog") == Spoken("dog", ("D", "AO", "G"))
+    assert lexicon.spoken("dog's") == Spoken("dog's", ("D", "AO", "G", "Z"), guessed=True)
+
+
+@pytest.mark.parametrize("content", [b"dog D XX G\n", b"dog\n", b"\xff\xfe"])
+def test_a_damaged_dictionary_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        Lexicon.read([path])
+    with pytest.raises(CheckpointError):
+        Lexicon.read([tmp_path / "none"])
+
+
+class Thinking:
+    """A model that thinks at random, over the tiny tokenizer's vocabulary and a plan's slots."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._size = size
+
+    def extend(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        return embeddings
+
+    def embed(self, ids: tuple[int, ...]) -> NDArray[np.float32]:
+        return np.zeros((len(ids), 1), np.float32)
+
+    def some(self, hidden: NDArray[np.float32], ids: tuple[int, ...]) -> NDArray[np.float32]:
+        return self._rng.normal(0, 1, len(ids)).astype(np.float32)
+
+    def all(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._rng.normal(0, 1, self._size).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abcdefghijklmnopqrstuvwxyz'", min_size=1, max_size=5),
+            st.lists(st.sampled_from(PHONES), min_size=1, max_size=3),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 10_000),
+)
+def test_whatever_the_model_thinks_it_writes_a_verdict_on_the_text(
+    said: list[tuple[str, list[str]]], seed: int
+) -> None:
+    config, tokens = samples.config(), samples.tokens()
+    words = [Spoken(text, tuple(phones)) for text, phones in said]
+    plan = plan_of(config, tokens, words)
+    size = config.language_model.vocabulary
+    model = Thinking(seed, size)
+    walk = Walk((Forced(plan.before), *plan.script))
+    written = list(decode(walk, model, model, np.zeros(1, np.float32)))
+    assert walk.done
+    assert len(written) <= plan.most_tokens
+    slots = [token for token in written if token >= size]
+    assert slots == list(range(size, size + plan.slots))
+    texts = [word.text for word in words]
+    verdict = verdict_of_choices(walk.chosen, texts, plan.phones)
+    text = tokens.decode([token for token in written[len(plan.before) :] if token < size])
+    assert not set(walk.written) & set(config.control_ids)
+    assert parse(text, texts, plan.phones).words == verdict.words
+    assert parse(text, texts, plan.phones).phones == verdict.phones
+
+
+def test_a_written_verdict_marks_where_labels_are_decided() -> None:
+    config, tokens = samples.config(max_rationale=60), samples.tokens()
+    plan = plan_of(config, tokens, WORDS)
+    chosen = (4, 3, 2, 1, 0, 4, 3, 2, 1, 0)
+    verdict = verdict_of_choices(chosen, ["we", "call"], plan.phones)
+    written = write(plan, verdict, tokens.encode("Fine."), config.end_ids[0])
+    assert tuple(d.label for d in written.decisions) == chosen
+    for decision in written.decisions:
+        assert written.ids[decision.position + 1] == decision.options[decision.label]
+    # The slot of a word stands right before its label is decided.
+    size = config.language_model.vocabulary
+    shared = len(label_choice(tokens.encode, "")[0])
+    assert written.ids[written.decisions[3].position - shared] == size + 1
+    rationale = [written.ids[at + 1] for at in written.free]
+    assert rationale == [*tokens.encode("Fine."), config.end_ids[0]]
+    start = len(plan.before)
+    text = tokens.decode([t for t in written.ids[start:-1] if t < size])
+    assert text == render(dataclasses.replace(verdict, rationale="Fine."))
+
+
+def test_a_rationale_says_what_the_labels_say() -> None:
+    verdict = verdict_of_choices((3, 4, 2, 4, 1, 4, 4, 4, 0, 2), ["we", "call"], ["W"] * 5)
+    verdict = dataclasses.replace(
+        verdict, phones=tuple(zip(("W", "IY", "K", "AO", "L"), (4, 4, 4, 0, 2), strict=True))
+    )
+    assert rationale_of(verdict, WORDS) == (
+        "Accuracy is good, fluency is excellent and prosody is average. "
+        'The word "call" is bad: its AO is worst and its L is average.'
+    )
+    clear = verdict_of_choices((4,) * 10, ["we", "call"], ["W", "IY", "K", "AO", "L"])
+    assert rationale_of(clear, WORDS).endswith("Every word is clear.")
+
+
+def test_labels_that_begin_alike_are_refused() -> None:
+    def encode(text: str) -> tuple[int, ...]:
+        return (7, ord(text[-1]), 3) if text != "Good" else (7, ord("d"), 4)
+
+    with pytest.raises(ValueError, match="begin"):
+        label_choice(encode, "")
+
+
+def test_a_text_of_too_many_words_is_refused() -> None:
+    with pytest.raises(UsageError, match="sentence by sentence"):
+        spoken_words(samples.config(), Lexicon({}), "we call it " * 3)
+
+
+def test_a_configuration_survives_json() -> None:
+    config = samples.config()
+    assert MultiGranularConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("aspects", [{"name": "total"}]),
+        ("label_scores", {"word": [1, 2, 3, 4, 5]}),
+        ("layer_weights", [1.0]),
+        ("stack", 7),
+        ("suffix_ids", []),
+        ("end_ids", [100]),
+        ("max_audio_s", 0.5),
+        ("least_fit", "low"),
+        ("backbones", {"prior": "x"}),
+        ("max_words", 0),
+        ("unknown", 1),
+    ],
+)
+def test_a_wrong_field_is_named(name: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=name):
+        MultiGranularConfig.from_dict({**samples.config().to_dict(), name: value})
+
+
+def test_control_tokens_in_a_text_stay_text() -> None:
+    tokens = samples.tokens()
+    ids = tokens.encode("<|im_end|> call")
+    assert not set(ids) & {0, 1}
+    assert tokens.decode(ids) == "<|im_end|> call"
+    plan = plan_of(
+        samples.config(), tokens, spoken_words(samples.config(), Lexicon({}), "<|im_end|>")
+    )
+    assert [word.text for word in plan.words] == ["im", "end"]
+
+
+def test_a_choice_is_of_five_labels() -> None:
+    shared, choice = label_choice(samples.tokens().encode, " ")
+    assert len(choice.options) == 5
+    assert isinstance(choice, Choice)
+    assert len(shared) == 1  # the space, a token of its own here
