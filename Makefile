@@ -120,5 +120,8 @@ gpu-engines: $(VENV)/.dev
 	$(BIN)/asa-engine export default --output build/gpu --force --target tensorrt \
 		--precision fp16,bf16,int8 --compute-capability 8.6,8.9,12.0
 
+triton-kernels: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu.compiles
+
 clean:
 	rm -rf build dist $(VENV)
