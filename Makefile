@@ -57,16 +57,19 @@ sanitize: sanitize-address sanitize-undefined
 # library comes first in every process (with libstdc++, whose exceptions it watches), and what the
 # interpreter still holds at its end is no leak.
 sanitize-address: $(VENV)/.dev
-	$(CMAKE) -B build/address -DASA_TESTS=ON -DASA_SANITIZE=address -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(CMAKE) -B build/address -DASA_TESTS=ON -DASA_CUDA=EMULATED -DASA_SANITIZE=address \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	cmake --build build/address --parallel $(JOBS)
 	ctest --test-dir build/address --output-on-failure
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=tests/kernels/sanitized \
 	ASA_KERNELS_MODULE=$$(echo $(abspath build/address)/kernels/_kernels.*.so) \
-	$(BIN)/python -m pytest tests/kernels -k "not hugging_face and not real_weights"
+	ASA_CUDA_MODULE=$$(echo $(abspath build/address)/kernels/_cuda.*.so) \
+	$(BIN)/python -m pytest tests/kernels tests/gpu/test_cuda_kernels.py \
+		-k "not hugging_face and not real_weights"
 
 sanitize-undefined:
-	$(CMAKE) -B build/undefined -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_SANITIZE=undefined
+	$(CMAKE) -B build/undefined -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_CUDA=EMULATED -DASA_SANITIZE=undefined
 	cmake --build build/undefined --parallel $(JOBS)
 	ctest --test-dir build/undefined --output-on-failure
 
