@@ -55,6 +55,11 @@ def _validate(opened: Bundle) -> MultiAspectConfig:
             "only graders that take the mean of the prompt's pieces are exported",
             mend='train with prompt_pooling = "mean"',
         )
+    if config.hears_waves:
+        raise CheckpointError(
+            "a grader that hears with wav2vec2 is not exported: it runs on the torch backend",
+            mend="train on the recogniser's encoder",
+        )
     Weights(opened.path / WEIGHTS_NAME).check(expected_tensors(config))
     return config
 

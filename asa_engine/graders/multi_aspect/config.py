@@ -22,7 +22,7 @@ FORMAT_REVISION = 1
 SAMPLE_RATE_HZ = 16_000
 FRAME_RATE_HZ = 50
 FORMS = ("paper", "lab")
-STAGES = ("recogniser", "text_encoder")
+STAGES = ("recogniser", "text_encoder", "speech_encoder")
 _MAX_WIDTH = 8192
 _MAX_LAYERS = 32
 _ENCODER_LIMITS = {
@@ -60,7 +60,8 @@ class MultiAspectConfig:
         max_pieces: Word pieces of the prompt that are read, the two marks included.
         speech_encoder: Shape of the speech encoder, a Whisper's.
         analyser: Key of `asa_engine.features.linguistic.ANALYSERS`.
-        backbones: Stage -> name of the backbone.
+        backbones: Stage -> name of the backbone. A `speech_encoder` is a wav2vec2, as in the paper,
+            and hears the waveform; without one the recogniser's encoder hears the log-mel.
         dropout: In training.
     """
 
@@ -108,6 +109,11 @@ class MultiAspectConfig:
     def window_samples(self) -> int:
         """Samples (16 kHz) in a window."""
         return round(self.window_s * SAMPLE_RATE_HZ)
+
+    @property
+    def hears_waves(self) -> bool:
+        """Whether a wav2vec2 encodes the speech."""
+        return "speech_encoder" in self.backbones
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from asa_engine.errors import AudioError, ManifestError
 from asa_engine.features.delivery import DeliveryTracker
 from asa_engine.features.linguistic import Analyser
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
-from asa_engine.graders.multi_aspect.features import Encode, SpeechFrames, describe_words
+from asa_engine.graders.multi_aspect.features import Encode, describe_words, speech_frames
 from asa_engine.graders.multi_aspect.model import Inputs
 from asa_engine.manifest import Utterance, dev_split
 from asa_engine.profiling import StageClock
@@ -133,7 +133,7 @@ def compute_examples(
             samples = read_audio(utterance.audio)
         except AudioError as error:
             raise ManifestError(f"{utterance.id}: {error.message}", mend=error.mend) from None
-        speech = SpeechFrames(config, encode, StageClock())
+        speech = speech_frames(config, encode, StageClock())
         speech.push(samples)
         frames = speech.finish()
         if frames is None:

@@ -16,15 +16,25 @@ from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 from asa_engine.profiling import StageClock
 
-__all__ = ["MAX_FRAMES", "SpeechFrames", "WordFeatures", "describe_words", "pool_frames"]
+__all__ = [
+    "MAX_FRAMES",
+    "SpeechFrames",
+    "WaveFrames",
+    "WordFeatures",
+    "describe_words",
+    "pool_frames",
+    "speech_frames",
+]
 
 N_MELS = 80
 MIN_WINDOW_SAMPLES = 1600
+SAMPLES_PER_FRAME = 320
 MAX_FRAMES = 3000
 """Attention's memory grows with the square of this; longer speech is averaged further."""
 
 Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Log-mel of a window, float32 [n_mels, T], to its frames, float32 [ceil(T / 2), D]."""
+"""Log-mel of a window, float32 [n_mels, T], to its frames, float32 [ceil(T / 2), D]; for a wav2vec2
+samples, float32 [n], to frames, 50 a second."""
 
 
 class SpeechFrames:
@@ -73,6 +83,47 @@ class SpeechFrames:
     def _add(self, mel: NDArray[np.float32]) -> None:
         with self._clock.scope("encoder", frames=mel.shape[1]):
             self._frames.append(pool_frames(self._encode(mel), self._pool))
+
+
+class WaveFrames:
+    """Encodes one recording with a wav2vec2, at its end: samples are normalised over all of it.
+
+    Args:
+        config: The grader's configuration.
+        encode: The speech encoder.
+        clock: Collects `encoder` times.
+    """
+
+    def __init__(self, config: MultiAspectConfig, encode: Encode, clock: StageClock) -> None:
+        self._config, self._encode, self._clock = config, encode, clock
+        self._samples: list[NDArray[np.float32]] = []
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take float32 mono samples at 16 kHz."""
+        self._samples.append(samples.copy())
+
+    def finish(self) -> NDArray[np.float32] | None:
+        """Return the frames of the whole recording, as `SpeechFrames` does."""
+        samples = np.concatenate([*self._samples, np.empty(0, np.float32)])
+        if samples.size < MIN_WINDOW_SAMPLES:
+            return None
+        # As wav2vec2's own feature extractor has it.
+        samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        frames = []
+        for start in range(0, samples.size, self._config.window_samples):
+            window = samples[start : start + self._config.window_samples]
+            if window.size >= MIN_WINDOW_SAMPLES:
+                with self._clock.scope("encoder", frames=window.size // SAMPLES_PER_FRAME):
+                    frames.append(pool_frames(self._encode(window), self._config.frame_pool))
+        joined = np.concatenate(frames)
+        return pool_frames(joined, -(-len(joined) // MAX_FRAMES))
+
+
+def speech_frames(
+    config: MultiAspectConfig, encode: Encode, clock: StageClock
+) -> SpeechFrames | WaveFrames:
+    """Return what collects the frames of one recording, as the configuration says."""
+    return (WaveFrames if config.hears_waves else SpeechFrames)(config, encode, clock)
 
 
 def pool_frames(frames: NDArray[np.float32], size: int) -> NDArray[np.float32]:

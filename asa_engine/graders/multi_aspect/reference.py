@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 from asa_engine.graders.multi_aspect.features import WordFeatures
 from asa_engine.graders.multi_aspect.model import Inputs, MultiAspectGrader
 from asa_engine.nn.bert import load_bert
+from asa_engine.nn.wav2vec2 import load_wav2vec2
 from asa_engine.nn.weights import load_whisper_encoder
 
 __all__ = ["Backbones", "TorchStages", "backbone_path"]
@@ -50,13 +51,20 @@ class Backbones:
 
     def __init__(self, config: MultiAspectConfig) -> None:
         self._config = config
-        self._speech = load_whisper_encoder(backbone_path(config, "recogniser")).eval()
+        self._waves = (
+            load_wav2vec2(backbone_path(config, "speech_encoder")) if config.hears_waves else None
+        )
+        if self._waves is None:
+            self._speech = load_whisper_encoder(backbone_path(config, "recogniser")).eval()
+            frame_width = self._speech.config.d_model
+        else:
+            frame_width = self._waves.config.hidden_size
         text = backbone_path(config, "text_encoder")
         self._text = load_bert(text)
         self._pieces = WordPieces.open(text / TOKENIZER_NAME, config.max_pieces)
         self.analyser = open_analyser(config.analyser)
         for field, width in (
-            ("frame_width", self._speech.config.d_model),
+            ("frame_width", frame_width),
             ("prompt_width", self._text.config.hidden_size),
         ):
             if getattr(config, field) != width:
@@ -73,9 +81,13 @@ class Backbones:
         return {key: transcript.words for key, transcript in heard.items()}
 
     @torch.inference_mode()
-    def encode(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the frames [ceil(T / 2), D] of one log-mel window [n_mels, T]."""
-        layers = self._speech(torch.from_numpy(mel)[None])
+    def encode(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the frames of one window: of log-mel, or of samples for a wav2vec2."""
+        layers: Sequence[torch.Tensor]
+        if self._waves is None:
+            layers = self._speech(torch.from_numpy(window)[None])
+        else:
+            layers = self._waves(torch.from_numpy(window)[None], output_hidden_states=True)[-1]
         mixed = torch.stack(layers).mean(0) if self._config.mixed_layers else layers[-1]
         frames: NDArray[np.float32] = mixed[0].numpy()
         return frames

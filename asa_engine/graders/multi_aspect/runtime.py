@@ -27,9 +27,9 @@ from asa_engine.graders import GraderEntry
 from asa_engine.graders.multi_aspect.config import SAMPLE_RATE_HZ, MultiAspectConfig
 from asa_engine.graders.multi_aspect.features import (
     Encode,
-    SpeechFrames,
     WordFeatures,
     describe_words,
+    speech_frames,
 )
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.nn.ct2 import read_ct2_encoder
@@ -166,7 +166,7 @@ class MultiAspectRun:
     ) -> None:
         self._config, self._stages, self._clock = config, stages, clock
         self._recognition = stages.recogniser.start()
-        self._speech = SpeechFrames(config, stages.encode, clock)
+        self._speech = speech_frames(config, stages.encode, clock)
         self._track = DeliveryTracker()
         self._samples = 0
         self._reasons: list[str] = []
