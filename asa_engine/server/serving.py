@@ -14,6 +14,7 @@ from aiohttp import web
 from asa_engine.bundle import Bundle
 from asa_engine.engine import Engine, load
 from asa_engine.errors import UsageError
+from asa_engine.graders import grader_entry
 from asa_engine.server.app import Api
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.pool import Pool
@@ -53,9 +54,14 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
 
     Raises:
         AsaError: The bundle cannot be loaded.
-        UsageError: The address cannot be listened on.
+        UsageError: The address cannot be listened on, or the grader scores sessions.
     """
     bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
+    if grader_entry(bundle.grader).session is not None:
+        raise UsageError(
+            f"the {bundle.grader} grader scores whole sessions, the server single recordings",
+            mend="score sessions with 'asa-engine assess --session'",
+        )
 
     def load_engine() -> Engine:
         return load(
