@@ -110,10 +110,10 @@ def lexicon_of(readings: Sequence[Reading]) -> str:
     for reading in readings:
         for word in reading.words:
             heard[word.text][word.phones] += 1
-    lines = (
-        f"{word} {' '.join(min(counts, key=lambda phones: (-counts[phones], phones)))}\n"
-        for word, counts in sorted(heard.items())
-    )
+    lines = []
+    for word, counts in sorted(heard.items()):
+        phones, _ = min(counts.items(), key=lambda item: (-item[1], item[0]))
+        lines.append(f"{word} {' '.join(phones)}\n")
     return "".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The multi-granular grader's parts: words and sounds, alignment, small networks, plan, bad input."""
+"""The multi-granular grader's parts: words, sounds, alignment, small networks, plan."""
 
 from __future__ import annotations
 
