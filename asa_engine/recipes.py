@@ -8,14 +8,23 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.files import atomic_write, read_json
 
-__all__ = ["build", "claim_work", "find_data", "read_recipe", "section", "value"]
+__all__ = [
+    "build",
+    "build_each",
+    "check_comparison",
+    "claim_work",
+    "find_data",
+    "read_recipe",
+    "section",
+    "value",
+]
 
 SHARED_VARIABLE = "ASA_SHARED"
 _EXAMPLES: dict[str, Any] = {
@@ -115,6 +124,58 @@ def build(cls: type[_T], table: object, where: str) -> _T:
         for name, item in table.items()
     }
     return cls(**values)
+
+
+def build_each(cls: type[_T], table: dict[str, Any], name: str, where: str) -> tuple[_T, ...]:
+    """Build one dataclass for each `[[name]]` of a recipe.
+
+    Raises:
+        UsageError: There is none, or one cannot be built.
+    """
+    items = table.get(name)
+    if not isinstance(items, list) or not items:
+        raise UsageError(f"{where}: there is no [[{name}]]", mend="add at least one")
+    return tuple(
+        build(cls, item, f"{where} [[{name}]] {number}") for number, item in enumerate(items, 1)
+    )
+
+
+def check_comparison(
+    where: str,
+    *,
+    what: str,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    threads: int,
+    epochs: int,
+    batch_size: int,
+    least_batch: int = 1,
+    shares: Sequence[float] = (),
+) -> None:
+    """Check what every comparison over seeds states.
+
+    Args:
+        where: The recipe's file, for messages.
+        what: What is compared, in the plural.
+        names: Their names.
+        seeds: Each is trained once with each.
+        threads: PyTorch's.
+        epochs: Passes.
+        batch_size: Examples a step.
+        least_batch: Fewest of these.
+        shares: What must be in [0, 1).
+
+    Raises:
+        UsageError: A value is out of range, or names or seeds repeat.
+    """
+    if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+        raise UsageError(f"{where}: {what} need names that differ: letters, digits and _")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"{where}: seeds must be numbers that differ")
+    if epochs < 1 or batch_size < least_batch or not 1 <= threads <= 1024:
+        raise UsageError(f"{where}: epochs, batch_size or threads is out of range")
+    if not all(0 <= share < 1 for share in shares):
+        raise UsageError(f"{where} [fit]: a share is not in [0, 1)")
 
 
 def value(item: Any, example: Any, where: str) -> Any:

@@ -9,7 +9,15 @@ from typing import Any, Self
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.graders.multi_aspect.baselines import BASELINES
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
-from asa_engine.recipes import build, find_data, read_recipe, section, value
+from asa_engine.recipes import (
+    build,
+    build_each,
+    check_comparison,
+    find_data,
+    read_recipe,
+    section,
+    value,
+)
 
 __all__ = ["DataRecipe", "FitRecipe", "MultiAspectRecipe", "SystemRecipe"]
 
@@ -108,9 +116,6 @@ class MultiAspectRecipe:
         """
         table, digest = read_recipe(path, _TOP_LEVEL)
         where = str(path)
-        systems = table.get("system")
-        if not isinstance(systems, list) or not systems:
-            raise UsageError(f"{path}: there is no [[system]]", mend="add at least one")
         recipe = cls(
             name=path.stem,
             threads=value(table.get("threads", 1), 0, f"{where}: threads"),
@@ -119,10 +124,7 @@ class MultiAspectRecipe:
             data=build(DataRecipe, section(table, "data", where), f"{where} [data]"),
             config=_config(section(table, "config", where), where),
             fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
-            systems=tuple(
-                build(SystemRecipe, item, f"{where} [[system]] {i + 1}")
-                for i, item in enumerate(systems)
-            ),
+            systems=build_each(SystemRecipe, table, "system", where),
             digest=digest,
             folder=path.resolve().parent,
         )
@@ -138,9 +140,17 @@ class MultiAspectRecipe:
         return find_data(self.data.manifest, self.folder)
 
     def _check(self, where: str) -> None:
-        names = [item.name for item in self.systems]
-        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
-            raise UsageError(f"{where}: systems need names that differ: letters, digits and _")
+        check_comparison(
+            where,
+            what="systems",
+            names=[item.name for item in self.systems],
+            seeds=self.seeds,
+            threads=self.threads,
+            epochs=self.fit.epochs,
+            batch_size=self.fit.batch_size,
+            least_batch=2,
+            shares=(self.fit.warmup, self.fit.no_prompt),
+        )
         for item in self.systems:
             for what, choices in (
                 ("kind", (MULTI_ASPECT, *BASELINES)),
@@ -153,13 +163,8 @@ class MultiAspectRecipe:
                     )
         if not any(item.name == self.ship and item.kind == MULTI_ASPECT for item in self.systems):
             raise UsageError(f"{where}: ship is {self.ship!r}, no system of kind {MULTI_ASPECT}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise UsageError(f"{where}: seeds must be numbers that differ")
-        fit = self.fit
-        if fit.epochs < 1 or fit.batch_size < 2 or not 1 <= self.threads <= 1024:
-            raise UsageError(f"{where}: epochs, batch_size or threads is out of range")
-        if not (fit.warmup < 1 and fit.no_prompt < 1 and fit.mmo_share <= 1):
-            raise UsageError(f"{where} [fit]: a share is above 1")
+        if self.fit.mmo_share > 1:
+            raise UsageError(f"{where} [fit]: mmo_share is above 1")
 
 
 def _config(table: dict[str, Any], where: str) -> MultiAspectConfig:

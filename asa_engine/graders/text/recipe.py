@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Self
 
 from asa_engine.errors import UsageError
-from asa_engine.recipes import build, find_data, read_recipe, section, value
+from asa_engine.recipes import (
+    build,
+    build_each,
+    check_comparison,
+    find_data,
+    read_recipe,
+    section,
+    value,
+)
 
 __all__ = ["OBJECTIVES", "ClassRecipe", "DataRecipe", "EncoderRecipe", "FitRecipe", "TextRecipe"]
 
@@ -161,9 +169,6 @@ class TextRecipe:
         """
         table, digest = read_recipe(path, _TOP_LEVEL)
         where = str(path)
-        objectives = table.get("objective")
-        if not isinstance(objectives, list) or not objectives:
-            raise UsageError(f"{path}: there is no [[objective]]", mend="add at least one")
         recipe = cls(
             name=path.stem,
             threads=value(table.get("threads", 1), 0, f"{where}: threads"),
@@ -176,10 +181,7 @@ class TextRecipe:
             encoder=build(EncoderRecipe, section(table, "encoder", where), f"{where} [encoder]"),
             classes=build(ClassRecipe, section(table, "classes", where), f"{where} [classes]"),
             fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
-            objectives=tuple(
-                build(ObjectiveRecipe, item, f"{where} [[objective]] {i + 1}")
-                for i, item in enumerate(objectives)
-            ),
+            objectives=build_each(ObjectiveRecipe, table, "objective", where),
             digest=digest,
             folder=path.resolve().parent,
         )
@@ -201,8 +203,16 @@ class TextRecipe:
 
     def _check(self, where: str) -> None:
         names = [item.name for item in self.objectives]
-        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
-            raise UsageError(f"{where}: objectives need names that differ: letters, digits and _")
+        check_comparison(
+            where,
+            what="objectives",
+            names=names,
+            seeds=self.seeds,
+            threads=self.threads,
+            epochs=self.fit.epochs,
+            batch_size=self.fit.batch_size,
+            shares=(self.fit.dropout, self.fit.warmup),
+        )
         if self.ship not in names:
             raise UsageError(f"{where}: ship is {self.ship!r}, none of {', '.join(names)}")
         for item in self.objectives:
@@ -211,8 +221,6 @@ class TextRecipe:
                     f"{where} [[objective]] {item.name}: kind is {item.kind!r}",
                     mend=f"choose from {', '.join(OBJECTIVES)}",
                 )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise UsageError(f"{where}: seeds must be numbers that differ")
         if bool(self.encoder.backbone) == bool(self.encoder.source):
             raise UsageError(f"{where} [encoder]: name either a backbone or a source")
         cuts = self.classes.cuts
@@ -220,7 +228,3 @@ class TextRecipe:
             raise UsageError(f"{where} [classes]: there must be one cut fewer than names")
         if any(b <= a for a, b in itertools.pairwise(cuts)):
             raise UsageError(f"{where} [classes]: cuts must ascend")
-        if min(self.fit.epochs, self.fit.batch_size) < 1 or not 1 <= self.threads <= 1024:
-            raise UsageError(f"{where}: epochs, batch_size or threads is out of range")
-        if not 0 <= self.fit.dropout < 1 or not 0 <= self.fit.warmup < 1:
-            raise UsageError(f"{where} [fit]: dropout and warmup must be in [0, 1)")
