@@ -7,17 +7,33 @@ take: a language model's first positions have activations that float16 may not h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
+import onnx
 from onnx import TensorProto
 
 from asa_export.graph import Graph
 from asa_export.language_model import FloatDecoder
+from asa_export.typed import on_cpu
 
-__all__ = ["HALVES", "HalfDecoder"]
+__all__ = ["HALVES", "HalfDecoder", "form_for_cpu"]
 
 HALVES: Final = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 """Precision -> type, as ONNX numbers it."""
+
+
+@contextmanager
+def form_for_cpu(graph: Path) -> Iterator[Path]:
+    """Write a graph of half precision as the CPU runs it, beside its weights, inside the block."""
+    here = graph.with_name(f"cpu.{graph.name}")
+    try:
+        onnx.save(on_cpu(onnx.load(graph, load_external_data=False)), here)
+        yield here
+    finally:
+        here.unlink(missing_ok=True)
 
 
 class HalfDecoder(FloatDecoder):

@@ -159,14 +159,18 @@ def _open(bundle: Bundle, choice: Choice, threads: int) -> Stages:
     config = SpeechLLMConfig.from_dict(bundle.config)
     if choice.backend == _REFERENCE:
         return _open_reference(bundle, choice.precision, threads)
-    if choice.backend not in ("onnxruntime", "ctranslate2"):
+    if choice.backend not in ("onnxruntime", "onnxruntime-cuda", "ctranslate2"):
         raise BackendError(
             f"the {choice.backend} backend does not run the speech LLM",
             mend="choose another backend",
         )
     files = {name: bundle.file(name, choice.backend, choice.precision) for name in STAGE_NAMES}
-    kind = UnitStages if choice.backend == "ctranslate2" else SpeechLLMStages
-    return kind.open(config, files, precision=choice.precision, threads=threads)
+    if choice.backend == "ctranslate2":
+        return UnitStages.open(config, files, precision=choice.precision, threads=threads)
+    device = "cuda" if choice.backend == "onnxruntime-cuda" else ""
+    return SpeechLLMStages.open(
+        config, files, precision=choice.precision, threads=threads, device=device
+    )
 
 
 def _open_reference(bundle: Bundle, precision: str, threads: int) -> Stages:

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Hearing", "Judging", "SpeechLLMStages", "Stages", "TorchStages", "Window"]
 
-_ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+_ENCODER_PRECISION: Mapping[str, str] = {
+    "fp32": "fp32",
+    "fp16": "fp32",
+    "bf16": "bf16",
+    "int8": "int8",
+    "int4": "int8",
+}
 
 
 class Window(NamedTuple):
@@ -162,9 +168,17 @@ class SpeechLLMStages:
 
     @classmethod
     def open(
-        cls, config: SpeechLLMConfig, files: Mapping[str, Path], *, precision: str, threads: int
+        cls,
+        config: SpeechLLMConfig,
+        files: Mapping[str, Path],
+        *,
+        precision: str,
+        threads: int,
+        device: str = "",
     ) -> Self:
         """Load a variant's files: `encoder`, `projector`, `language_model`, `head`.
+
+        The language model runs on the `device`, "cuda" or "" for the CPU; all else on the CPU.
 
         Raises:
             BackendError: ONNX Runtime cannot load a graph.
@@ -180,7 +194,8 @@ class SpeechLLMStages:
             precision=precision,
             threads=threads,
         )
-        return cls(config, hearing, Decoder.open(files["language_model"], threads=threads), head)
+        decoder = Decoder.open(files["language_model"], threads=threads, device=device)
+        return cls(config, hearing, decoder, head)
 
     def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode a window and project its frames."""
