@@ -36,7 +36,7 @@ struct Batch {
 };
 
 // One workspace, one stream, and one CUDA graph for each bucket of batch shapes, captured when a
-// batch first falls into it. A window's results are the same bits whatever else is in the batch; a
+// second batch falls into it. A window's results are the same bits whatever else is in the batch; a
 // window with a number that is not finite has NaN for results, and no other.
 class Model {
  public:
