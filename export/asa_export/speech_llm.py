@@ -21,11 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
-from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
-from asa_engine.graders.speech_llm.stages import SpeechLLMStages, TorchStages
+from asa_engine.graders.speech_llm.stages import SpeechLLMStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.lora import merge_lora
 from asa_export.exporter import Exporter, Variant
@@ -241,18 +240,10 @@ def _mean_unit_answer(
 
 def _sequences(grader: SpeechLLM, recordings: Iterable[Recording]) -> Iterator[NDArray[np.float32]]:
     """Yield what follows the prompt's beginning, [n, W], for every chunk of the recordings."""
-    config, stages = grader.config, TorchStages(grader)
     for recording in recordings:
-        windows = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=False,
-            min_samples=config.min_window_samples,
-        )
-        mels = windows.push(recording.samples())
-        if (rest := windows.finish()) is not None:
-            mels.append(rest)
-        tokens = torch.from_numpy(np.concatenate([stages.window(mel).tokens for mel in mels]))
+        mels = grader.mels(recording.samples())
+        with torch.inference_mode():
+            tokens = torch.cat([grader.window(mel)[0] for mel in mels])
         for sequence in grader.sequences(grader.chunks(tokens)):
             yield sequence.detach().numpy()
 

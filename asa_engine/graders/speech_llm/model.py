@@ -292,16 +292,7 @@ class SpeechLLM(nn.Module):
         Raises:
             AudioError: It is too short to frame a single window.
         """
-        config = self.config
-        cutter = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=False,
-            min_samples=config.min_window_samples,
-        )
-        mels = cutter.push(np.ascontiguousarray(samples, dtype=np.float32))
-        if (rest := cutter.finish()) is not None:
-            mels.append(rest)
+        config, mels = self.config, self.mels(samples)
         if not mels:
             raise AudioError("the recording is too short to be scored")
         windows = [self.window(mel) for mel in mels]
@@ -323,6 +314,18 @@ class SpeechLLM(nn.Module):
         return Graded(
             chunks.mean(0).clamp(low, high).numpy(), chunks.numpy(), labels.float().numpy()
         )
+
+    def mels(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return the log-mel windows [n_mels, T] of samples [n]; none where they frame none."""
+        cutter = WindowedLogMel(
+            self.config.encoder.n_mels,
+            self.config.window_samples,
+            pad_to_window=False,
+            min_samples=self.config.min_window_samples,
+        )
+        mels = cutter.push(np.ascontiguousarray(samples, dtype=np.float32))
+        rest = cutter.finish()
+        return mels if rest is None else [*mels, rest]
 
     def window(self, mel: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """Return the audio tokens [n, W] of a window [n_mels, T], and its sums, float64 [1 + M]."""
