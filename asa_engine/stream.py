@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +11,7 @@ from typing import Any, Self
 from asa_engine.assessment import Assessment, Grade, Timing
 from asa_engine.audio import SAMPLE_RATE_HZ, AudioChunk, ChunkConverter
 from asa_engine.errors import UsageError
-from asa_engine.graders import Run
+from asa_engine.graders import Explains, Run
 from asa_engine.profiling import StageClock
 from asa_engine.validity import ValidityMonitor
 
@@ -94,8 +94,13 @@ class Stream:
         grade = self._run.provisional()
         return None if grade is None else dict(grade.scores)
 
-    def finish(self) -> Assessment:
+    def finish(self, on_text: Callable[[str], None] | None = None) -> Assessment:
         """End the speech and return the final assessment; a second call returns the same one.
+
+        Args:
+            on_text: Called with every piece of the rationale as it is written, by graders that
+                explain themselves. They write before the recording's validity is known: what it
+                got is of no worth where the result turns out not to be scorable.
 
         Raises:
             AudioError: No audio was fed at all.
@@ -110,6 +115,8 @@ class Stream:
         with self._clock.scope("validity"):
             self._validity.push(rest)
         self._run.push(rest)
+        if on_text is not None and isinstance(self._run, Explains):
+            self._run.on_text = on_text
         grade = self._run.finish()
         with self._clock.scope("validity"):
             validity = self._validity.finish(self._converter)

@@ -13,7 +13,7 @@ from asa_engine.cli.options import add_command, add_engine_options, add_json_opt
 from asa_engine.errors import AsaError, AudioError, UsageError
 
 if TYPE_CHECKING:
-    from asa_engine.assessment import Assessment
+    from asa_engine.assessment import Assessment, Word
     from asa_engine.engine import Engine
 
 DETAILS = """\
@@ -150,7 +150,11 @@ def _stream_file(
                     shown = scores
                     said = "  ".join(f"{n} {s.value:.1f}" for n, s in scores.items())
                     print(f"{heard / audio.sample_rate_hz:6.1f} s  {said}", file=sys.stderr)
-        return stream.finish()
+        return stream.finish(_say if show else None)
+
+
+def _say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
 
 
 def one_line(result: Assessment) -> str:
@@ -181,6 +185,9 @@ def table(result: Assessment, title: str) -> str:
         lines.append(
             f"  part {part.part}: {said or 'not scored'}  ({part.scored}/{part.responses})"
         )
+    lines += [_word_line(word) for word in result.words if word.label is not None]
+    if result.rationale is not None:
+        lines.append(f"  {result.rationale}")
     if result.validity.scorable and result.validity.reasons:
         lines.append("  note: " + ", ".join(result.validity.reasons))
     lines += [
@@ -190,6 +197,12 @@ def table(result: Assessment, title: str) -> str:
         f"real-time factor {timing.real_time_factor:.4f}",
     ]
     return "\n".join(lines)
+
+
+def _word_line(word: Word) -> str:
+    """Return a word's label and its phones' labels."""
+    phones = "  ".join(f"{p.phone} {p.label}" for p in word.phones if p.label is not None)
+    return f"  {word.text:<14} {word.label:<10} {phones}"
 
 
 def _show_progress(index: int, total: int, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from asa_engine.errors import BundleError
 if TYPE_CHECKING:
     from asa_engine.selection import Choice
 
-__all__ = ["GRADERS", "GraderEntry", "Run", "SessionRun", "grader_entry"]
+__all__ = ["GRADERS", "Explains", "GraderEntry", "Run", "SessionRun", "grader_entry"]
 
 GRADERS = {
     "acoustic": "asa_engine.graders.acoustic.runtime:ENTRY",
@@ -99,6 +99,13 @@ class SessionRun(Protocol):
 
     def finish(self) -> Grade | None:
         """Return the final grade; `None` where nothing was heard."""
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A run that hands out its rationale while it writes it."""
+
+    on_text: Callable[[str], None] | None
 
 
 def grader_entry(name: str) -> GraderEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,16 @@ def test_the_rationale_is_handed_out_as_it_is_written(onnx: tuple[Any, Any]) -> 
     assert "".join(pieces).strip() == (grade.rationale or "")
 
 
-def test_audio_that_is_not_the_text_is_not_judged(checkpoint: Path, onnx: tuple[Any, Any]) -> None:
-    import dataclasses
+def test_a_stream_hands_the_rationale_out(bundle: Path) -> None:
+    engine = asa.load(bundle, backend="onnxruntime", precision="fp32")
+    pieces: list[str] = []
+    with engine.stream(text=samples.TEXT) as stream:
+        stream.feed(synthetic_recordings()[4].samples())
+        stream.finish(on_text=pieces.append)
+    assert "".join(pieces)
 
+
+def test_audio_that_is_not_the_text_is_not_judged(checkpoint: Path, onnx: tuple[Any, Any]) -> None:
     config, stages = onnx
     strict = dataclasses.replace(config, least_fit=0.0)
     grade = judge((strict, stages), sound(2.0))
