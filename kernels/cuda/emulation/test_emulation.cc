@@ -1,8 +1,12 @@
 // What the emulation must notice before its word on the kernels counts: their results in any order
 // of threads, every barrier of theirs left out, threads that wait in vain, rounding.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -74,6 +78,29 @@ void test_threads() {
         "lanes that wait in vain are noticed");
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+// The sanitizer ends the process, so it is another one that goes astray.
+void test_bounds() {
+  const auto ends = [](std::size_t bytes) {
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+      static_cast<void>(std::freopen("/dev/null", "w", stderr));
+      emulation::run({1, 1, 1}, {32, 1, 1}, bytes, [] {
+        emulation::self().shared[4 * threadIdx.x] = 0;
+        __syncthreads();
+      });
+      std::_Exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return status;
+  };
+  check(ends(4 * 31 + 1) == 0, "shared memory can be used to its end");
+  check(ends(4 * 31) != 0, "and what goes beyond is noticed");
+}
+#endif
+
 // Every number a format has comes back; what lies between two goes to the nearer, a tie to the
 // even.
 template <class Half>
@@ -144,6 +171,9 @@ void test_barriers() {
 
 int main() {
   test_threads();
+#if defined(__SANITIZE_ADDRESS__)
+  test_bounds();
+#endif
   test_rounding<emulation::Bf16>("bfloat16");
   test_rounding<emulation::Fp16>("float16");
   test_orders();
