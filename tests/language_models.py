@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config
 
 SHAPE = {
     "vocab_size": 96,
@@ -19,12 +19,14 @@ SHAPE = {
     "intermediate_size": 160,
     "max_position_embeddings": 256,
 }
-FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config}
+FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "phi3": Phi3Config}
 
 
 def tiny_model(family: str = "llama", **changes: Any) -> Any:
     """Return a random `...ForCausalLM`, in evaluation mode, whose tensors are all unlike."""
     torch.manual_seed(11)
+    if family == "phi3":  # its defaults lie outside so small a vocabulary
+        changes = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1, **changes}
     config = FAMILIES[family](**{**SHAPE, **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A causal language model of the Llama or Qwen2 family as ONNX graphs.
+"""A causal language model of the Llama, Qwen2 or Phi-3 family as ONNX graphs.
 
 Three graphs, so that a grader ships only what it needs:
 
@@ -15,7 +15,8 @@ the residual sum along (SkipSimplifiedLayerNormalization), so it goes through me
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnx
@@ -35,6 +36,7 @@ __all__ = [
     "FloatDecoder",
     "decoder_model",
     "decoder_tensors",
+    "split_fused",
     "tokens_model",
     "vocabulary_model",
 ]
@@ -125,6 +127,29 @@ def decoder_tensors(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def split_fused(config: DecoderConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decoder's tensors with fused matrices, which Phi-3 has, taken apart.
+
+    Args:
+        config: Its shape.
+        state: Name -> tensor or array; the names may lack `model.`.
+    """
+    queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
+    attention, mlp = "self_attn.qkv_proj.", "mlp.gate_up_proj."
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        if attention in name:
+            ends = (0, queries, queries + keys, queries + 2 * keys)
+            for part, start, stop in zip("qkv", ends, ends[1:], strict=False):
+                found[name.replace("qkv_proj", f"{part}_proj")] = value[start:stop]
+        elif mlp in name:
+            found[name.replace("gate_up_proj", "gate_proj")] = value[: config.inner]
+            found[name.replace("gate_up_proj", "up_proj")] = value[config.inner :]
+        else:
+            found[name] = value
+    return found
+
+
 def decoder_model(
     config: DecoderConfig, weights: Weights, linears: DecoderLinears, *, positions: int
 ) -> onnx.ModelProto:
@@ -208,11 +233,13 @@ def vocabulary_model(
 def _rotary(
     config: DecoderConfig, positions: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return cosines and sines [positions, head_width / 2] (Su et al. 2021, equation 15)."""
-    half = np.arange(0, config.head_width, 2, dtype=np.float32) / np.float32(config.head_width)
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** half
+    """Return cosines and sines [positions, rotated / 2] (Su et al. 2021, equation 15)."""
+    half = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated)
+    factors = np.array(config.rope_factors or (1.0,), np.float32)
+    frequencies = np.float32(1) / (factors * np.float32(config.rope_theta) ** half)
     angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
-    return np.cos(angles), np.sin(angles)
+    scale = np.float32(config.rope_scale)
+    return np.cos(angles) * scale, np.sin(angles) * scale
 
 
 def _attend(

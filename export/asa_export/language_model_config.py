@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -10,13 +11,13 @@ from asa_engine.graders.fields import bad, integer, number
 
 __all__ = ["DecoderConfig"]
 
-FAMILIES: Final = {"llama": False, "qwen2": True}
+FAMILIES: Final = {"llama": False, "qwen2": True, "phi3": False}
 """Family -> whether queries, keys and values have biases whatever `attention_bias` says."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Shape of a decoder of the Llama or Qwen2 family: RMSNorm, rotary positions, SwiGLU.
+    """Shape of a decoder of the Llama, Qwen2 or Phi-3 family: RMSNorm, rotary positions, SwiGLU.
 
     Attributes:
         width: Width of an embedding and of a hidden state.
@@ -26,11 +27,16 @@ class DecoderConfig:
         head_width: Width of one head, a multiple of 16.
         inner: Inner width of the feed-forward block.
         vocabulary: Number of tokens.
-        positions: The longest sequence it was trained for.
+        positions: The longest sequence within which one way of computing holds: LongRoPE's first
+            regime, a sliding window.
         rope_theta: Base of the rotary frequencies.
         norm_epsilon: Added to the mean square in RMSNorm.
         qkv_bias: Queries, keys and values have biases.
         tied: The vocabulary projection is the embedding table.
+        rotary_width: Leading part of a head that is rotated, a multiple of 16; 0 rotates all.
+        rope_factors: What each frequency is divided by (LongRoPE, Ding et al. 2024), one for each
+            pair of rotated channels; empty divides none.
+        rope_scale: Factor on cosines and sines.
     """
 
     width: int
@@ -45,6 +51,9 @@ class DecoderConfig:
     norm_epsilon: float = 1e-6
     qkv_bias: bool = False
     tied: bool = False
+    rotary_width: int = 0
+    rope_factors: tuple[float, ...] = ()
+    rope_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -62,19 +71,31 @@ class DecoderConfig:
             raise bad("kv_heads", self.kv_heads, f"a divisor of {self.heads}")
         if self.head_width % 16:
             raise bad("head_width", self.head_width, "a multiple of 16")
-        for name in ("rope_theta", "norm_epsilon"):
+        if not 0 <= self.rotary_width <= self.head_width or self.rotary_width % 16:
+            raise bad("rotary_width", self.rotary_width, "a multiple of 16 within a head")
+        if self.rope_factors and len(self.rope_factors) != self.rotated // 2:
+            raise bad("short_factor", self.rope_factors, f"{self.rotated // 2} numbers")
+        for factor in self.rope_factors:
+            if number(factor, "short_factor") <= 0:
+                raise bad("short_factor", factor, "above 0")
+        for name in ("rope_theta", "norm_epsilon", "rope_scale"):
             if number(getattr(self, name), name) <= 0:
                 raise bad(name, getattr(self, name), "above 0")
         for name in ("qkv_bias", "tied"):
             if type(getattr(self, name)) is not bool:
                 raise bad(name, getattr(self, name), "true or false")
 
+    @property
+    def rotated(self) -> int:
+        """Channels of a head that are rotated."""
+        return self.rotary_width or self.head_width
+
     @classmethod
     def from_hugging_face(cls, fields: Mapping[str, Any]) -> Self:
         """Read a `config.json` of transformers.
 
         Args:
-            fields: Its content, of `model_type` llama or qwen2.
+            fields: Its content, of `model_type` llama, qwen2 or phi3.
 
         Raises:
             CheckpointError: Another family, or a feature that this decoder does not compute
@@ -95,22 +116,52 @@ class DecoderConfig:
         # transformers 5 writes rope_parameters, older ones rope_theta and rope_scaling.
         rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
+        long = kind == "longrope" and family == "phi3"
+        if kind != "default" and not long:
             raise bad("rope_type", kind, "'default'")
         theta = rope.get("rope_theta", fields.get("rope_theta", 10_000.0))
         heads = integer(fields.get("num_attention_heads"), "num_attention_heads", 1_024)
         width = integer(fields.get("hidden_size"), "hidden_size", 65_536)
+        head_width = fields.get("head_dim") or width // heads
+        positions = integer(fields.get("max_position_embeddings"), "positions", 10_000_000)
+        rotary: dict[str, Any] = {}
+        if family == "phi3":
+            share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
+            rotary["rotary_width"] = int(head_width * number(share, "partial_rotary_factor"))
+            if long:
+                first = rope.get("original_max_position_embeddings")
+                first = integer(
+                    first or fields.get("original_max_position_embeddings"),
+                    "original_max_position_embeddings",
+                    positions,
+                )
+                factors = rope.get("short_factor")
+                if not isinstance(factors, list | tuple):
+                    raise bad("short_factor", factors, "a list of numbers")
+                rotary["rope_factors"] = tuple(number(x, "short_factor") for x in factors)
+                rotary["rope_scale"] = _long_scale(rope, positions, first)
+                positions = first
+            positions = min(positions, fields.get("sliding_window") or positions)
         return cls(
             width=width,
             layers=fields.get("num_hidden_layers"),  # type: ignore[arg-type]
             heads=heads,
             kv_heads=fields.get("num_key_value_heads") or heads,
-            head_width=fields.get("head_dim") or width // heads,
+            head_width=head_width,
             inner=fields.get("intermediate_size"),  # type: ignore[arg-type]
             vocabulary=fields.get("vocab_size"),  # type: ignore[arg-type]
-            positions=fields.get("max_position_embeddings"),  # type: ignore[arg-type]
+            positions=positions,
             rope_theta=number(theta, "rope_theta"),
             norm_epsilon=number(fields.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
             qkv_bias=FAMILIES[family],
             tied=fields.get("tie_word_embeddings", False),
+            **rotary,
         )
+
+
+def _long_scale(rope: Mapping[str, Any], positions: int, first: int) -> float:
+    """Return LongRoPE's factor on cosines and sines, of transformers' default where not stated."""
+    if (stated := rope.get("attention_factor")) is not None:
+        return number(stated, "attention_factor")
+    factor = number(rope.get("factor") or positions / first, "factor")
+    return math.sqrt(1 + math.log(factor) / math.log(first)) if factor > 1 else 1.0

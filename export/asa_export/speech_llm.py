@@ -35,6 +35,7 @@ from asa_export.language_model import (
     FloatDecoder,
     decoder_model,
     decoder_tensors,
+    split_fused,
 )
 from asa_export.language_model_calibrate import calibrate_decoder
 from asa_export.language_model_config import DecoderConfig
@@ -81,7 +82,7 @@ def _build(
     folder = work / FOLDER
     folder.mkdir()
     shape = DecoderConfig.from_hugging_face(grader.language_model.decoder.config.to_dict())
-    state = grader.language_model.decoder.state_dict()
+    state = split_fused(shape, grader.language_model.decoder.state_dict())
     expected = decoder_tensors(shape).keys() - {TOKENS, VOCABULARY}
     _write(folder / MERGED, {name: state[name.removeprefix("model.")] for name in expected})
     weights = Weights(folder / MERGED)

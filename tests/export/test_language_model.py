@@ -13,6 +13,7 @@ import pytest
 import torch
 from language_models import save_model, tiny_model
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from asa_engine.backends.onnxruntime import session
 from asa_engine.errors import CheckpointError
@@ -22,6 +23,7 @@ from asa_export.language_model import (
     FloatDecoder,
     decoder_model,
     decoder_tensors,
+    split_fused,
     tokens_model,
     vocabulary_model,
 )
@@ -37,11 +39,27 @@ from asa_export.weights import Weights
 
 # Sums in another order through three layers, hidden states of magnitude 1 to 4.
 FLOAT_TOLERANCE = 3e-5
+PARTLY_ROTATED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0],
+    "long_factor": [9.0] * 8,
+    "original_max_position_embeddings": 160,
+}
 LINEARS: dict[str, Callable[[Weights], DecoderLinears]] = {
     "fp32": lambda _: FloatDecoder(),
     "int8": Int8Decoder,
     "int4": lambda _: Int4Decoder(),
 }
+
+
+def as_exported(folder: Path, config: DecoderConfig) -> Weights:
+    """Take fused matrices apart, as an exporter does."""
+    file = folder / "model.safetensors"
+    apart = split_fused(config, load_file(file))
+    save_file({name: value.contiguous().clone() for name, value in apart.items()}, file)
+    return Weights(file)
 
 
 def embeddings(rows: int, width: int = 64, seed: int = 5) -> NDArray[np.float32]:
@@ -51,7 +69,7 @@ def embeddings(rows: int, width: int = 64, seed: int = 5) -> NDArray[np.float32]
 def export(model: Any, folder: Path, precision: str = "fp32") -> tuple[DecoderConfig, Decoder]:
     save_model(model, folder)
     config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
-    weights = Weights(folder / "model.safetensors")
+    weights = as_exported(folder, config)
     weights.check(decoder_tensors(config))
     graph = decoder_model(config, weights, LINEARS[precision](weights), positions=200)
     onnx.save(graph, folder / "decoder.onnx")
@@ -75,6 +93,9 @@ def reference(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         ("llama", {"rms_norm_eps": 0.1}),
         ("qwen2", {}),
         ("qwen2", {"num_key_value_heads": 1}),
+        ("phi3", {}),
+        ("phi3", {"head_dim": 32, "rope_parameters": PARTLY_ROTATED}),
+        ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 160}),
     ],
 )
 def test_hidden_states_are_hugging_faces(
@@ -85,6 +106,15 @@ def test_hidden_states_are_hugging_faces(
     rows = embeddings(150)
     found = decoder.start(150).extend(rows)
     np.testing.assert_allclose(found, reference(model, rows), atol=FLOAT_TOLERANCE, rtol=0)
+
+
+def test_longrope_ends_with_its_first_regime(tmp_path: Path) -> None:
+    model = tiny_model("phi3", rope_parameters=LONG, original_max_position_embeddings=160)
+    config = DecoderConfig.from_hugging_face(model.config.to_dict())
+    assert config.positions == 160
+    wrong = {**model.config.to_dict(), "rope_parameters": {**LONG, "short_factor": [1.0]}}
+    with pytest.raises(CheckpointError, match="short_factor"):
+        DecoderConfig.from_hugging_face(wrong)
 
 
 @pytest.mark.parametrize("tied", [False, True])
