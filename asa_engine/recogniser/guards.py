@@ -29,7 +29,8 @@ MIN_CERTAINTY: Final = -2.75
 MAX_COMPRESSION_RATIO: Final = 2.4
 # Nobody speaks faster; the fastest learner reads four words a second.
 MAX_WORDS_PER_SPEECH_S: Final = 8.0
-ENGLISH_PROBABILITY: Final = 0.5
+# Learners' accents take half of their English from a multilingual model; few fall below this.
+ENGLISH_PROBABILITY: Final = 0.15
 
 LOOP_REPEATS: Final = 4
 _MAX_PERIOD: Final = 12
