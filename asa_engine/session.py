@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from asa_engine.audio import SAMPLE_RATE_HZ, read_blocks
 from asa_engine.errors import AudioError, ManifestError, UsageError
 from asa_engine.files import MAX_JSON_BYTES
 from asa_engine.manifest import DEV_SPEAKER_DIVISOR, MAX_LINE_BYTES
-from asa_engine.session_stream import INCOMPLETE
+from asa_engine.session_stream import INCOMPLETE, SessionStream
 from asa_engine.validity import Validity
 
 if TYPE_CHECKING:
@@ -220,7 +220,13 @@ def assess_session(engine: Engine, session: Session) -> Assessment:
 
 
 def assess_whole(
-    engine: Engine, session: Session, *, mode: str | None = None, tolerance: float = 0.0
+    engine: Engine,
+    session: Session,
+    *,
+    mode: str | None = None,
+    tolerance: float = 0.0,
+    watch: Callable[[SessionStream], None] | None = None,
+    chunk_samples: int = SAMPLE_RATE_HZ,
 ) -> Assessment:
     """Score a session with a grader that hears all of it at once.
 
@@ -229,6 +235,8 @@ def assess_whole(
         session: Its parts may stand in any order, and some may be missing.
         mode: As of `Engine.session`.
         tolerance: Likewise.
+        watch: Called after every chunk; it may look at `provisional`.
+        chunk_samples: Samples (16 kHz) of a chunk; scores do not depend on it.
 
     Raises:
         AudioError: No response at all could be read, or there are more than the grader takes.
@@ -254,7 +262,11 @@ def assess_whole(
             for recordings in given.get(name, ()):
                 stream.begin(name)
                 try:
-                    stream.feed_all(_read(recordings))
+                    for block in _read(recordings):
+                        for start in range(0, len(block), chunk_samples):
+                            stream.feed(block[start : start + chunk_samples])
+                            if watch is not None:
+                                watch(stream)
                 except _UnreadableError as error:
                     unread = error.cause
                     stream.drop()

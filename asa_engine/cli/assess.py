@@ -15,6 +15,8 @@ from asa_engine.errors import AsaError, AudioError, UsageError
 if TYPE_CHECKING:
     from asa_engine.assessment import Assessment, Word
     from asa_engine.engine import Engine
+    from asa_engine.session import Session
+    from asa_engine.session_stream import SessionStream
 
 DETAILS = """\
 Scores every recording (WAV, FLAC, OGG, MP3; any sample rate) and prints each one as soon as it is
@@ -26,7 +28,7 @@ examples:
   asa-engine assess answers/*.wav --json > scores.jsonl
   asa-engine assess answer.flac --stream --chunk-ms 100 --live
   asa-engine assess --session sessions.jsonl
-  asa-engine assess --bundle build/bundles/s4-session --session session-folder
+  asa-engine assess --bundle build/bundles/s4-session --session session-folder --stream
 """
 
 
@@ -59,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
     """Score what was asked for; go on past recordings that cannot be read."""
     if bool(args.audio) == bool(args.session):
         raise UsageError("name recordings, or a --session", mend="see asa-engine assess --help")
-    if args.session and args.stream:
-        raise UsageError("--session and --stream do not go together")
     from asa_engine.engine import load
 
     engine = load(args.bundle, backend=args.backend, precision=args.precision, threads=args.threads)
@@ -71,6 +71,11 @@ def run(args: argparse.Namespace) -> int:
                 f"the {engine.grader} grader does not use --{option}", mend=f"leave out --{option}"
             )
     if args.session:
+        if (args.stream and not engine.hears_sessions) or args.live:
+            raise UsageError(
+                "--session is streamed for graders of sessions alone, and never --live",
+                mend="leave out --stream and --live",
+            )
         return _assess_sessions(engine, args)
     if engine.hears_sessions:
         raise UsageError(
@@ -111,7 +116,10 @@ def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
     code = 0
     for session in read_sessions(args.session):
         try:
-            result = assess_session(engine, session)
+            if args.stream:
+                result = _stream_session(engine, session, args)
+            else:
+                result = assess_session(engine, session)
         except AsaError as error:
             from asa_engine.cli.main import report_error
 
@@ -125,6 +133,24 @@ def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
         if not result.validity.scorable:
             code = AudioError.exit_code
     return code
+
+
+def _stream_session(engine: Engine, session: Session, args: argparse.Namespace) -> Assessment:
+    """Feed a session chunk by chunk; show provisional scores to who watches."""
+    from asa_engine.session import assess_whole
+
+    shown: dict[str, float] = {}
+
+    def watch(stream: SessionStream) -> None:
+        if args.json or not sys.stderr.isatty() or not (scores := stream.provisional):
+            return
+        values = {name: round(score.value, 1) for name, score in scores.items()}
+        if values != shown:
+            shown.clear()
+            shown.update(values)
+            print("  ".join(f"{n} {v:.1f}" for n, v in values.items()), file=sys.stderr)
+
+    return assess_whole(engine, session, watch=watch, chunk_samples=16 * args.chunk_ms)
 
 
 def _stream_file(

@@ -359,6 +359,12 @@ def test_the_command_line_takes_sessions_alone(
     assert cli(["assess", *bundle, "--session", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["scores"]) == {"P1", "P3", "overall"}
+    assert cli(["assess", *bundle, "--session", str(folder), "--json", "--stream"]) == 0
+    streamed = json.loads(capsys.readouterr().out)["scores"]
+    for name, score in found["scores"].items():
+        assert streamed[name]["value"] == pytest.approx(score["value"], abs=TOLERANCE)
+    assert cli(["assess", "--session", str(folder), "--stream"]) == 2
+    assert "graders of sessions alone" in capsys.readouterr().err
     assert found["validity"]["reasons"] == [INCOMPLETE]
     assert cli(["assess", *bundle, str(folder / "P1" / "0.wav")]) == 2
     assert "scores sessions, not recordings" in capsys.readouterr().err
