@@ -11,7 +11,7 @@ NVCC ?= $(or $(shell command -v nvcc),$(abspath build/cuda-toolkit/nvidia/cu13/b
 SPEECH ?= $(ASA_SHARED)/data/speechocean762/train.jsonl
 
 .PHONY: help demo test kernel-tests sanitize sanitize-address sanitize-undefined neon lint format bench \
-	bench-smoke cuda cuda-tests bundles gpu-engines clean
+	bench-smoke cuda cuda-tests bundles gpu-engines triton-kernels clean
 
 help:
 	@echo "make demo         install, then score a recording as a live stream"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench        every benchmark; writes benchmarks/results"
 	@echo "make bundles      a bundle of every grader in models/, in build/bundles"
 	@echo "make bench-smoke  the same, so short that its figures mean nothing"
+	@echo "make triton-kernels  the Triton kernels, for every architecture, built without a GPU"
 	@echo "make gpu-engines  TensorRT-RTX engines of the shipped grader, built without a GPU"
 
 $(BIN)/python:
