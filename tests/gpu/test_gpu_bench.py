@@ -49,8 +49,8 @@ def test_the_whole_way_dry_and_again(
     assert DRY_WARNING in capsys.readouterr().out
     assert DRY_WARNING in (tmp_path / "dry.html").read_text()
 
-    # What is done is kept; a section left out stays.
-    monkeypatch.setattr(run, "MEASURES", {})
+    # What is done is kept, and not measured again; a section left out stays.
+    monkeypatch.setattr(run, "_measure", None)
     code, again = dry(tmp_path, "--only", "peaks,drift")
     assert code == 0
     assert again["cells"] == result["cells"]
