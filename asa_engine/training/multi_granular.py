@@ -104,7 +104,8 @@ class _Training:
     def __init__(self, recipe: MultiGranularRecipe, work: Path) -> None:
         self.recipe = recipe
         self.work = work
-        backbone_folder(recipe.backbones.lexicon)
+        if recipe.backbones.lexicon:
+            backbone_folder(recipe.backbones.lexicon)
         sides = dev_split(read_manifest(recipe.manifest_path()))
         self.readings: dict[str, list[Reading]] = {
             name: readings_of(side[: recipe.limit or None])
@@ -116,6 +117,7 @@ class _Training:
         tokenizer = load_tokenizer(folder)
         self.tokens = TextTokens(tokenizer.backend_tokenizer.to_str())
         self.config = self._config(tokenizer)
+        torch.manual_seed(recipe.seed)
         self.grader = self._grader()
         self.sound_figures: dict[str, Any] = {}
         self.extra = self._sounds()
@@ -155,8 +157,9 @@ class _Training:
             end_ids=end,
             control_ids=tuple(sorted(tokenizer.all_special_ids)),
             backbones={
-                name: getattr(recipe.backbones, name)
-                for name in ("encoder", "language_model", "lexicon")
+                stage: name
+                for stage in ("encoder", "language_model", "lexicon")
+                if (name := getattr(recipe.backbones, stage))
             },
             encoder=self.encoder.config,
             layer_weights=recipe.backbones.layer_weights,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from asa_engine.errors import UsageError
 from asa_engine.graders.speech_llm.recipe import AdapterRecipe
-from asa_engine.recipes import build, find_data, read_recipe, section, value
+from asa_engine.recipes import build, find_data, read_recipe, value
 
 __all__ = ["MultiGranularRecipe", "PhonesRecipe", "WarmRecipe"]
 
@@ -16,6 +16,7 @@ _TOP_LEVEL = (
     "grader", "threads", "seed", "ship", "manifest", "limit", "backbones", "prompt", "phones",
     "warm", "adapter", "sft", "preference",
 )  # fmt: skip
+_T = TypeVar("_T")
 SHIPS = ("sft", "preference")
 
 
@@ -26,14 +27,14 @@ class BackboneRecipe:
     Attributes:
         encoder: A Whisper.
         language_model: A causal language model.
-        lexicon: A pronouncing dictionary.
         layer_weights: Of the encoder's layers in the frames that all other parts see.
+        lexicon: A pronouncing dictionary for words that the training texts lack; "" for none.
     """
 
     encoder: str
     language_model: str
-    lexicon: str
     layer_weights: tuple[float, ...]
+    lexicon: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +203,8 @@ class MultiGranularRecipe:
         table, digest = read_recipe(path, _TOP_LEVEL)
         where = str(path)
 
-        def part(name: str, cls_: type, needed: bool = False) -> object:
-            fields = section(table, name, where) if needed else table.get(name, {})
-            return build(cls_, fields, f"{where} [{name}]")
+        def part(name: str, of: type[_T]) -> _T:
+            return build(of, table.get(name, {}), f"{where} [{name}]")
 
         recipe = cls(
             name=path.stem,
@@ -213,13 +213,13 @@ class MultiGranularRecipe:
             ship=value(table.get("ship", "sft"), "", f"{where}: ship"),
             manifest=value(table.get("manifest", ""), "", f"{where}: manifest"),
             limit=value(table.get("limit", 0), 0, f"{where}: limit"),
-            backbones=part("backbones", BackboneRecipe, True),  # type: ignore[arg-type]
-            prompt=part("prompt", PromptRecipe, True),  # type: ignore[arg-type]
-            phones=part("phones", PhonesRecipe),  # type: ignore[arg-type]
-            warm=part("warm", WarmRecipe),  # type: ignore[arg-type]
-            adapter=part("adapter", AdapterRecipe),  # type: ignore[arg-type]
-            sft=part("sft", SftRecipe),  # type: ignore[arg-type]
-            preference=part("preference", PreferenceRecipe),  # type: ignore[arg-type]
+            backbones=part("backbones", BackboneRecipe),
+            prompt=part("prompt", PromptRecipe),
+            phones=part("phones", PhonesRecipe),
+            warm=part("warm", WarmRecipe),
+            adapter=part("adapter", AdapterRecipe),
+            sft=part("sft", SftRecipe),
+            preference=part("preference", PreferenceRecipe),
             digest=digest,
             folder=path.resolve().parent,
         )
