@@ -103,11 +103,11 @@ def _recorded(take: Callable[[Launch], object]) -> Iterator[None]:
 
         return called
 
-    JITFunction.__getitem__ = record  # type: ignore[method-assign, assignment]
+    JITFunction.__getitem__ = record
     try:
         yield
     finally:
-        JITFunction.__getitem__ = launch  # type: ignore[method-assign]
+        JITFunction.__getitem__ = launch
 
 
 def _described(

@@ -50,7 +50,7 @@ def attention_tile(head_width: int, precision: str) -> Tile:
     lanes = power_of_two(head_width, 16)
     if precision == "fp32":
         return Tile(32, 32, lanes, warps=4, stages=1)
-    return Tile(64 if lanes > 64 else 128, 64, lanes, warps=4 if lanes <= 64 else 8, stages=2)
+    return Tile(64 if lanes > 64 else 128, 64, lanes, warps=8, stages=2)
 
 
 def head_tile(shape: GraderShape) -> dict[str, int]:

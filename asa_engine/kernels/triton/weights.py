@@ -128,8 +128,8 @@ class Weights:
         folded = self._put(weight * gain).to(self._dtype)
         # Of the rounded weights: what the mean is multiplied with must be what it was added to.
         sums = folded.double().sum(1).float()
-        bias = bias + weight.astype(np.float64) @ shift.astype(np.float64)
-        return Product(folded, self._put(bias), sums)
+        shifted = bias + weight.astype(np.float64) @ shift.astype(np.float64)
+        return Product(folded, self._put(shifted.astype(np.float32)), sums)
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor, once."""
