@@ -42,6 +42,7 @@ __all__ = ["Trial", "Tuning", "tune", "write_tuned"]
 CHUNK_MS = 100
 # A stream that ends in the middle of its second window: on average that much is left to encode.
 STREAM_WINDOWS = 1.5
+_WINDOW_OF_WORDS_S = 10.0  # of graders whose windows close at pauses
 # Widths of scores are compared with are those of the budgets for exports.
 _BUDGET_SCALE_WIDTH = 6.0
 
@@ -208,9 +209,10 @@ def tune(
         scores = expected.scores(recordings)
         expected.close()
         drifts = _drifts(workers, scores, recordings, width)
+        window_s: float = getattr(config, "window_s", _WINDOW_OF_WORDS_S)
         timed = {c: w for c, w in workers.items() if drifts[_variant(c)][0] <= budget_rms}
         samples: dict[str, dict[Candidate, list[list[float]]]] = {}
-        for task in _tasks(recordings, config.window_s, Path(scratch), rounds) if timed else ():
+        for task in _tasks(recordings, window_s, Path(scratch), rounds) if timed else ():
             progress(f"{task.label}: {len(timed)} trials take turns, {rounds} rounds")
             samples[task.scenario] = take_turns(timed, task)
 
@@ -237,7 +239,7 @@ def tune(
         reference=truth.name,
         budget_rms=budget_rms,
         recordings=len(recordings),
-        window_s=config.window_s,
+        window_s=window_s,
         rounds=rounds,
         cpu=host.cpu,
         busy=host.busy,
