@@ -265,8 +265,9 @@ def fake_tensorrt(
         def create_runtime_config(self) -> Any:
             return SimpleNamespace()
 
-        def create_execution_context(self, config: Any) -> Context:
-            assert hasattr(config, "cuda_graph_strategy") == rtx
+        def create_execution_context(self, config: Any = None) -> Context:
+            assert (config is not None) == rtx
+            assert not rtx or config.cuda_graph_strategy == 1
             return Context(self)
 
     class Runtime:

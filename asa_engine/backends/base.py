@@ -10,7 +10,8 @@ scores together with the window, because its device is far from the host.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -20,7 +21,15 @@ from numpy.typing import NDArray
 from asa_engine.bundle import Bundle
 from asa_engine.kernels.device import Outputs
 
-__all__ = ["Availability", "Backend", "DeviceBackend", "Encoded", "HeadOutput", "Runtime"]
+__all__ = [
+    "Availability",
+    "Backend",
+    "DeviceBackend",
+    "Encoded",
+    "HeadOutput",
+    "Runtime",
+    "of_one_length",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +170,13 @@ class DeviceBackend(Backend):
         found = self.encode_many([mel], None if sums is None else sums[np.newaxis], frames=frames)
         output = HeadOutput(found.scores[0], found.prior[0])
         return Encoded(found.stats[0], found.frames[0] if found.frames else None, output)
+
+
+def of_one_length(mels: Sequence[NDArray[np.float32]], most: int) -> Iterator[list[int]]:
+    """Yield the places of windows that can run together, at most so many at once."""
+    rows: defaultdict[int, list[int]] = defaultdict(list)
+    for row, mel in enumerate(mels):
+        rows[mel.shape[1]].append(row)
+    for found in rows.values():
+        for start in range(0, len(found), most):
+            yield found[start : start + most]

@@ -26,6 +26,7 @@ from asa_engine.files import atomic_write, read_json, sha256_file
 
 __all__ = [
     "ANY_DRIVER",
+    "MAX_BATCH",
     "EngineCache",
     "EngineKey",
     "Library",
@@ -42,6 +43,8 @@ __all__ = [
 
 ANY_DRIVER: Final = "any"
 """The driver of an engine built ahead of time, which is finished on the GPU it meets."""
+MAX_BATCH: Final = 64
+"""Most windows of one launch."""
 MAX_ENGINE_BYTES: Final = 16 * 2**30
 _BUILD_REVISION: Final = 1
 """Raised when engines of the same graph would be built otherwise."""

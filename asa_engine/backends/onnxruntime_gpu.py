@@ -1,8 +1,8 @@
 """ONNX Runtime on an NVIDIA GPU: its CUDA provider, and its TensorRT provider.
 
 Both run the typed graphs of `asa_export.typed`. Inputs and outputs are bound to memory of the
-device that is made once for each shape, work of a shape that comes again is launched as one CUDA
-graph, and ONNX Runtime's own fall back to the CPU counts as a failure.
+device that is made once for each shape, ONNX Runtime's own fall back to the CPU counts as a
+failure, and the CUDA provider records work of a shape that comes again as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.base import Availability, DeviceBackend, HeadOutput
-from asa_engine.backends.engines import EngineCache, Profile, cache_folder
+from asa_engine.backends.base import Availability, DeviceBackend, HeadOutput, of_one_length
+from asa_engine.backends.engines import MAX_BATCH, EngineCache, Profile, cache_folder
 from asa_engine.backends.gpu import CudaDriver, Gpu, cuda_text
 from asa_engine.backends.onnxruntime import session
+from asa_engine.backends.tensorrt import profile_of
 from asa_engine.bundle import WEIGHTS_NAME, Bundle
 from asa_engine.errors import BackendError
 from asa_engine.kernels.device import Outputs
@@ -75,6 +75,7 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         self._device = device
         self._full = full
         self._bound: dict[tuple[int, ...], Bound] = {}
+        self._recorded: dict[tuple[int, ...], Bound] = {}
 
     @classmethod
     def availability(cls) -> Availability:
@@ -97,8 +98,6 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
     @classmethod
     def open(cls, bundle: Bundle, *, precision: str, threads: int) -> Self:
         """Check GPU and memory, then create the session."""
-        from asa_engine.backends.tensorrt import profile_of
-
         path = bundle.file("grader", cls.name, precision)
         _check(cls.provider)
         driver = CudaDriver.open()
@@ -123,17 +122,12 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         frames: bool = False,
     ) -> Outputs:
         """Run windows of one length together; lengths take turns."""
-        by_length: defaultdict[int, list[int]] = defaultdict(list)
-        for row, mel in enumerate(mels):
-            by_length[mel.shape[1]].append(row)
         scored: dict[str, list[NDArray[np.float32]]] = {name: [] for name in _SCORED}
         kept: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(mels)
         order: list[int] = []
-        for rows in by_length.values():
-            bound = self._bind(np.stack([mels[row] for row in rows]).shape)
-            found = bound.run(
-                np.stack([mels[row] for row in rows]), None if sums is None else sums[rows]
-            )
+        for rows in of_one_length(mels, MAX_BATCH):
+            batch = np.stack([mels[row] for row in rows])
+            found = self._bind(batch.shape).run(batch, None if sums is None else sums[rows])
             for name, parts in scored.items():
                 parts.append(found[name].numpy())
             if frames:
@@ -150,14 +144,21 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         return HeadOutput(scores[0], prior[0])
 
     def _bind(self, shape: tuple[int, ...]) -> Bound:
-        """Return the buffers of a shape; only full windows are worth a recorded graph."""
-        if shape not in self._bound:
-            if len(self._bound) >= _SHAPES_KEPT:
-                self._bound.pop(next(iter(self._bound)))
-            recorded = shape[2] == self._full
-            number = shape[0] if recorded else _UNRECORDED
-            self._bound[shape] = Bound(self._graph, shape, self._device, number)
-        return self._bound[shape]
+        """Return the buffers of a shape.
+
+        Batches of full windows come again: they are recorded, and their buffers never given back,
+        for a recording holds addresses.
+        """
+        kept, number = self._bound, _UNRECORDED
+        if shape in self._recorded or (
+            shape[2] == self._full and len(self._recorded) < _SHAPES_KEPT
+        ):
+            kept, number = self._recorded, shape[0]
+        elif shape not in kept and len(kept) >= _SHAPES_KEPT:
+            kept.pop(next(iter(kept)))
+        if shape not in kept:
+            kept[shape] = Bound(self._graph, shape, self._device, number)
+        return kept[shape]
 
 
 class OnnxRuntimeTensorRTBackend(OnnxRuntimeCudaBackend):
@@ -185,7 +186,6 @@ class OnnxRuntimeTensorRTBackend(OnnxRuntimeCudaBackend):
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
-            "trt_cuda_graph_enable": "1",
             # Otherwise a LayerNorm of float32 may run at half precision.
             "trt_layer_norm_fp32_fallback": "1",
             **{f"trt_profile_{place}_shapes": shape for place, shape in shapes.items()},

@@ -10,16 +10,16 @@ machine's cache, where it is built from the bundle's graph if need be.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.base import Availability, DeviceBackend, HeadOutput
+from asa_engine.backends.base import Availability, DeviceBackend, HeadOutput, of_one_length
 from asa_engine.backends.engines import (
+    MAX_BATCH,
     EngineCache,
     EngineKey,
     Library,
@@ -38,10 +38,8 @@ from asa_engine.errors import BackendError
 from asa_engine.graders import grader_entry
 from asa_engine.kernels.device import Outputs, frames_of
 
-__all__ = ["MAX_BATCH", "TensorRTBackend", "profile_of"]
+__all__ = ["TensorRTBackend", "profile_of"]
 
-MAX_BATCH: Final = 64
-"""Most windows of one launch."""
 OLDEST: Final = (7, 5)
 """The oldest compute capability that TensorRT knows."""
 _GRAPHS: Final = 16
@@ -170,7 +168,7 @@ class TensorRTBackend(DeviceBackend):
             for name in ("stats", "scores", "prior")
         }
         kept: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * count
-        for rows in _of_one_length(mels):
+        for rows in of_one_length(mels, MAX_BATCH):
             shapes = self._run([mels[row] for row in rows], None if sums is None else sums[rows])
             for name, values in found.items():
                 values[rows] = self._buffers[name].host(shapes[name])
@@ -226,11 +224,13 @@ class TensorRTBackend(DeviceBackend):
             self._buffers[name] = Staged(self._gpu, (MAX_BATCH, *shape))
 
     def _context(self, profile: int) -> Any:
-        config = self._engine.create_runtime_config()
+        settings = []
         if self._records_itself:
+            config = self._engine.create_runtime_config()
             strategies = self._library.module.CudaGraphStrategy
             config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
-        context = self._engine.create_execution_context(config)
+            settings = [config]
+        context = self._engine.create_execution_context(*settings)
         if context is None:
             raise BackendError(
                 f"{self._library.name} makes no context: the GPU's memory is short",
@@ -294,16 +294,6 @@ class TensorRTBackend(DeviceBackend):
             )
         for name in _OUTPUTS:
             self._buffers[name].down(shapes[name])
-
-
-def _of_one_length(mels: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
-    """Yield the places of windows that can run together."""
-    rows: defaultdict[int, list[int]] = defaultdict(list)
-    for row, mel in enumerate(mels):
-        rows[mel.shape[1]].append(row)
-    for found in rows.values():
-        for start in range(0, len(found), MAX_BATCH):
-            yield found[start : start + MAX_BATCH]
 
 
 def _shipped(bundle: Bundle, precision: str, key: EngineKey) -> tuple[bytes | None, str]:

@@ -107,6 +107,25 @@ def test_buffers_of_shapes_are_bounded(bundle: Bundle) -> None:
     assert len(backend._bound) == 16
 
 
+def test_recorded_buffers_are_never_given_back(bundle: Bundle) -> None:
+    """A recording holds addresses: other buffers of its shape would be read in vain."""
+    backend = on_this_cpu(bundle)
+    first = backend._bind((1, 80, 100))
+    for count in range(2, 40):
+        backend._bind((count, 80, 100))
+    assert backend._bind((1, 80, 100)) is first
+    assert len(backend._recorded) == len(backend._bound) == 16
+
+
+def test_large_batches_are_cut(bundle: Bundle) -> None:
+    backend = on_this_cpu(bundle)
+    mels = mels_of((4,) * 70)
+    found = backend.encode_many(mels)
+    assert [shape[0] for shape in backend._bound] == [64, 6]
+    alone = backend.encode_many(mels[69:])
+    np.testing.assert_allclose(found.scores[69], alone.scores[0], atol=1e-4)
+
+
 def test_a_package_for_the_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(package: str) -> str:
         raise metadata.PackageNotFoundError(package)
