@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.audio import SAMPLE_RATE_HZ
-from asa_engine.backends import Backend, HeadOutput
+from asa_engine.backends import Backend, Encoded, HeadOutput
 from asa_engine.bench.drift import BUDGETS
 from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, BundleError, DriftError
@@ -170,9 +170,13 @@ class _Tap:
     """A backend that remembers what its head said last, before scores are held to their scale."""
 
     def __init__(self, backend: Backend) -> None:
-        self.encode = backend.encode
+        self._encode = backend.encode
         self._head = backend.head
         self.scores = np.empty(0)
+
+    def encode(self, mel: NDArray[np.float32], *, frames: bool = False) -> Encoded:
+        # Scores that a device computes with a window are of that window alone here.
+        return replace(self._encode(mel, frames=frames), output=None)
 
     def head(self, stats: NDArray[np.float32]) -> HeadOutput:
         output = self._head(stats)

@@ -254,3 +254,13 @@ def test_the_family_of_kernels_can_be_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_it_is_a_backend() -> None:
     assert BACKENDS["cuda"] == "asa_engine.backends.cuda:CudaBackend"
     assert CudaBackend.name == "cuda"
+
+
+def test_an_export_judges_whole_recordings(gpu: Gpu, shipped: Bundle) -> None:
+    """Two windows: scores that came with the last one alone must not be taken for theirs."""
+    parity = pytest.importorskip("asa_export.parity")
+    speech = speech_like(4 * 16_000 + 9_000)
+    ours = CudaBackend.open(shipped, precision="fp32", threads=1)
+    judged = parity.Scorer(shipped, "cuda", "fp32", stages=ours).score(speech)
+    native = parity.Scorer(shipped, "native", "fp32").score(speech)
+    np.testing.assert_allclose(judged, native, rtol=0, atol=SCORES)
