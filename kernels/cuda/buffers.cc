@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 
 namespace asa::cuda {
 namespace {
@@ -65,6 +66,57 @@ TableLayout::TableLayout(const Rooms& rooms) {
   conv2_source = take(rooms.rows);
   position = take(rooms.rows);
   end = at;
+}
+
+int tabulate(const ModelShape& shape, const Limits& limits, const TableLayout& at,
+             const Batch& batch, int* all) {
+  auto* strip = reinterpret_cast<Span*>(all + at.strip);
+  auto* tile = reinterpret_cast<Span*>(all + at.tile);
+  const int windows = static_cast<int>(batch.starts.size()) - 1;
+  if (windows < 1 || windows > limits.windows) {
+    throw std::invalid_argument("a batch has 1 to " + std::to_string(limits.windows) +
+                                " windows here, not " + std::to_string(windows));
+  }
+  if (batch.starts[0] != 0) throw std::invalid_argument("the first window starts at 0");
+  int rows = 0, mels = 0, strips = 0, tiles = 0;
+  for (int w = 0; w < windows; ++w) {
+    const long size = long(batch.starts[w + 1]) - batch.starts[w];
+    const long mel_frames = batch.mels ? size : size / kHop;
+    const long frames = (mel_frames + 1) / 2;
+    if (frames < 1 || (!batch.mels && size <= kEdge) || frames > shape.encoder.positions) {
+      throw std::invalid_argument(
+          "window " + std::to_string(w) + " has " + std::to_string(mel_frames) +
+          " log-mel frames; this encoder takes 1 to " +
+          std::to_string(2 * shape.encoder.positions) + ", and more than 200 samples");
+    }
+    if (frames > limits.frames - rows) {
+      throw std::invalid_argument("the batch has more than " + std::to_string(limits.frames) +
+                                  " frames");
+    }
+    all[at.starts + w] = rows;
+    all[at.mel_frames + w] = static_cast<int>(mel_frames);
+    all[at.mel_starts + w] = mels;
+    all[at.input_starts + w] = batch.starts[w];
+    all[at.conv1_source + mels] = -1;
+    for (int t = 0; t < mel_frames; ++t) all[at.conv1_source + mels + 1 + t] = mels + t;
+    all[at.conv1_source + mels + 1 + mel_frames] = -1;
+    for (int t = 0; t < frames; ++t) {
+      all[at.conv2_source + rows + t] = mels + 2 * t;
+      all[at.position + rows + t] = t;
+    }
+    for (int t = 0; t < frames; t += kStripRows) strip[strips++] = {w, t};
+    for (int t = 0; t < frames; t += kTileRows) tile[tiles++] = {w, t};
+    rows += static_cast<int>(frames);
+    mels += static_cast<int>(mel_frames) + 2;
+  }
+  all[at.starts + windows] = rows;
+  all[at.input_starts + windows] = batch.starts[windows];
+  all[TableLayout::rows] = rows;
+  all[TableLayout::padded_mels] = mels;
+  all[TableLayout::strips] = strips;
+  all[TableLayout::tiles] = tiles;
+  all[TableLayout::summed] = batch.sums != nullptr;
+  return rows;
 }
 
 std::size_t input_floats(const ModelShape& shape, const Rooms& rooms) {

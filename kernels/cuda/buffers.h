@@ -65,6 +65,11 @@ struct HeadTensor {
 };
 std::vector<HeadTensor> head_tensors(const HeadShape& shape);
 
+// Writes a batch's tables and returns its rows. Throws std::invalid_argument for a batch that is
+// beyond the limits, or none.
+int tabulate(const ModelShape& shape, const Limits& limits, const TableLayout& layout,
+             const Batch& batch, int* tables);
+
 // Most samples or log-mel numbers that a batch of such limits can have.
 std::size_t input_floats(const ModelShape& shape, const Rooms& rooms);
 

@@ -11,7 +11,7 @@
 #include "asa/cuda/layer_norm.h"
 #include "asa/cuda/model.h"
 #include "buffers.h"
-#include "kernel.h"
+#include "upload.h"
 
 namespace asa::cuda {
 namespace {
@@ -26,29 +26,22 @@ int bucket_of(int wanted, int least, int most) {
   return std::min(steps * least, most);
 }
 
-std::uint16_t round_to(Format format, float x) {
-  std::uint16_t bits;
-  if (format == Format::bf16) {
-    const bf16 rounded = from_float<bf16>(x);
-    std::memcpy(&bits, &rounded, sizeof(bits));
-  } else {
-    const fp16 rounded = from_float<fp16>(x);
-    std::memcpy(&bits, &rounded, sizeof(bits));
-  }
-  return bits;
-}
-
 }  // namespace
 
 struct Model::Parts {
   Parts(const ModelShape& shape, Format format, const Limits& limits)
-      : shape(shape), format(format), limits(limits), buffers(shape, limits, true) {}
+      : shape(shape),
+        format(format),
+        limits(limits),
+        buffers(shape, limits, true),
+        upload(stream, format) {}
 
   ModelShape shape;
   Format format;
   Limits limits;
   Buffers buffers;
   Stream stream;
+  Uploader upload;
   HeadWeights head_weights{};
   std::vector<float> layer_weights;
   int layers_set = 0;
@@ -56,44 +49,6 @@ struct Model::Parts {
 
   // Windows, rows and input's kind of a bucket -> its work.
   std::map<std::tuple<int, int, bool>, std::optional<Graph>> graphs;
-
-  template <class T>
-  void upload(const Memory& to, const std::vector<T>& from) {
-    stream.copy_to_device(to.as(), from.data(), from.size() * sizeof(T));
-    stream.synchronize();
-  }
-  void upload_vector(const Memory& to, const float* from, int count, int room, float factor = 1) {
-    std::vector<float> padded(room);
-    for (int i = 0; i < count; ++i) padded[i] = factor * from[i];
-    upload(to, padded);
-  }
-  // [rows][columns] -> the format, [room_rows][room_columns].
-  void upload_matrix(const Memory& to, const float* from, int rows, int columns, int room_rows,
-                     int room_columns) {
-    std::vector<std::uint16_t> rounded(std::size_t(room_rows) * room_columns);
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) {
-        rounded[std::size_t(r) * room_columns + c] =
-            round_to(format, from[std::size_t(r) * columns + c]);
-      }
-    }
-    upload(to, rounded);
-  }
-
-  // [out][in][3] -> [out][3][in], as rows of three frames end to end meet it.
-  void upload_convolution(const Memory& to, const float* from, int in, int padded_in) {
-    const int out = shape.encoder.width;
-    std::vector<float> turned(std::size_t(out) * 3 * padded_in);
-    for (int o = 0; o < out; ++o) {
-      for (int i = 0; i < in; ++i) {
-        for (int k = 0; k < 3; ++k) {
-          turned[(std::size_t(o) * 3 + k) * padded_in + i] =
-              from[(std::size_t(o) * in + i) * 3 + k];
-        }
-      }
-    }
-    upload_matrix(to, turned.data(), out, 3 * padded_in, buffers.padded.width, 3 * padded_in);
-  }
 
   const int* table(std::size_t at) const { return buffers.tables.as<int>() + at; }
 
@@ -207,57 +162,8 @@ struct Model::Parts {
     pool_and_score(stream, pool_head(), r);
   }
 
-  // Writes the batch's tables; returns its rows.
   int tabulate(const Batch& batch) const {
-    const TableLayout& at = buffers.layout;
-    int* all = buffers.host_tables.as<int>();
-    auto* strip = reinterpret_cast<Span*>(all + at.strip);
-    auto* tile = reinterpret_cast<Span*>(all + at.tile);
-    const int windows = static_cast<int>(batch.starts.size()) - 1;
-    if (windows < 1 || windows > limits.windows) {
-      throw std::invalid_argument("a batch has 1 to " + std::to_string(limits.windows) +
-                                  " windows here, not " + std::to_string(windows));
-    }
-    if (batch.starts[0] != 0) throw std::invalid_argument("the first window starts at 0");
-    int rows = 0, mels = 0, strips = 0, tiles = 0;
-    for (int w = 0; w < windows; ++w) {
-      const long size = long(batch.starts[w + 1]) - batch.starts[w];
-      const long mel_frames = batch.mels ? size : size / kHop;
-      const long frames = (mel_frames + 1) / 2;
-      if (frames < 1 || (!batch.mels && size <= kEdge) || frames > shape.encoder.positions) {
-        throw std::invalid_argument(
-            "window " + std::to_string(w) + " has " + std::to_string(mel_frames) +
-            " log-mel frames; this encoder takes 1 to " +
-            std::to_string(2 * shape.encoder.positions) + ", and more than 200 samples");
-      }
-      if (frames > limits.frames - rows) {
-        throw std::invalid_argument("the batch has more than " + std::to_string(limits.frames) +
-                                    " frames");
-      }
-      all[at.starts + w] = rows;
-      all[at.mel_frames + w] = static_cast<int>(mel_frames);
-      all[at.mel_starts + w] = mels;
-      all[at.input_starts + w] = batch.starts[w];
-      all[at.conv1_source + mels] = -1;
-      for (int t = 0; t < mel_frames; ++t) all[at.conv1_source + mels + 1 + t] = mels + t;
-      all[at.conv1_source + mels + 1 + mel_frames] = -1;
-      for (int t = 0; t < frames; ++t) {
-        all[at.conv2_source + rows + t] = mels + 2 * t;
-        all[at.position + rows + t] = t;
-      }
-      for (int t = 0; t < frames; t += kStripRows) strip[strips++] = {w, t};
-      for (int t = 0; t < frames; t += kTileRows) tile[tiles++] = {w, t};
-      rows += static_cast<int>(frames);
-      mels += static_cast<int>(mel_frames) + 2;
-    }
-    all[at.starts + windows] = rows;
-    all[at.input_starts + windows] = batch.starts[windows];
-    all[TableLayout::rows] = rows;
-    all[TableLayout::padded_mels] = mels;
-    all[TableLayout::strips] = strips;
-    all[TableLayout::tiles] = tiles;
-    all[TableLayout::summed] = batch.sums != nullptr;
-    return rows;
+    return asa::cuda::tabulate(shape, limits, buffers.layout, batch, buffers.host_tables.as<int>());
   }
 
   // A bucket's first batch runs as it is: that loads its kernels, which a capture must not. The
@@ -316,16 +222,16 @@ void Model::set_stem(const StemWeights& w) {
   Parts& p = *parts_;
   Buffers& b = p.buffers;
   const EncoderShape& e = p.shape.encoder;
-  p.upload_convolution(b.conv1, w.conv1_weight, e.mels, b.padded.mels);
-  p.upload_vector(b.conv1_bias, w.conv1_bias, e.width, b.padded.width);
-  p.upload_convolution(b.conv2, w.conv2_weight, e.width, b.padded.width);
-  p.upload_vector(b.conv2_bias, w.conv2_bias, e.width, b.padded.width);
+  p.upload.convolution(b.conv1, w.conv1_weight, e.width, e.mels, b.padded.width, b.padded.mels);
+  p.upload.vector(b.conv1_bias, w.conv1_bias, e.width, b.padded.width);
+  p.upload.convolution(b.conv2, w.conv2_weight, e.width, e.width, b.padded.width, b.padded.width);
+  p.upload.vector(b.conv2_bias, w.conv2_bias, e.width, b.padded.width);
   std::vector<float> positions(std::size_t(e.positions) * b.padded.width);
   for (int t = 0; t < e.positions; ++t) {
     std::copy_n(w.positions + std::size_t(t) * e.width, e.width,
                 positions.data() + std::size_t(t) * b.padded.width);
   }
-  p.upload(b.positions, positions);
+  p.upload.numbers(b.positions, positions);
   p.stem_set = true;
 }
 
@@ -353,8 +259,8 @@ void Model::set_layer(int index, const LayerWeights& w) {
       if (biases[part]) qkv_bias[at] = scale * biases[part][row];
     }
   }
-  p.upload_matrix(layer.qkv, qkv.data(), 3 * to.all, e.width, 3 * to.all, to.width);
-  p.upload(layer.qkv_bias, qkv_bias);
+  p.upload.matrix(layer.qkv, qkv.data(), 3 * to.all, e.width, 3 * to.all, to.width);
+  p.upload.numbers(layer.qkv_bias, qkv_bias);
   std::vector<float> out(std::size_t(e.width) * to.all);
   for (int row = 0; row < e.width; ++row) {
     for (int i = 0; i < e.width; ++i) {
@@ -362,24 +268,24 @@ void Model::set_layer(int index, const LayerWeights& w) {
           w.o_weight[std::size_t(row) * e.width + i];
     }
   }
-  p.upload_matrix(layer.out, out.data(), e.width, to.all, to.width, to.all);
-  p.upload_vector(layer.out_bias, w.o_bias, e.width, to.width);
-  p.upload_matrix(layer.fc1, w.fc1_weight, e.inner, e.width, to.inner, to.width);
-  p.upload_vector(layer.fc1_bias, w.fc1_bias, e.inner, to.inner);
-  p.upload_matrix(layer.fc2, w.fc2_weight, e.width, e.inner, to.width, to.inner);
-  p.upload_vector(layer.fc2_bias, w.fc2_bias, e.width, to.width);
-  p.upload_vector(layer.norm1[0], w.norm1_weight, e.width, to.width);
-  p.upload_vector(layer.norm1[1], w.norm1_bias, e.width, to.width);
-  p.upload_vector(layer.norm2[0], w.norm2_weight, e.width, to.width);
-  p.upload_vector(layer.norm2[1], w.norm2_bias, e.width, to.width);
+  p.upload.matrix(layer.out, out.data(), e.width, to.all, to.width, to.all);
+  p.upload.vector(layer.out_bias, w.o_bias, e.width, to.width);
+  p.upload.matrix(layer.fc1, w.fc1_weight, e.inner, e.width, to.inner, to.width);
+  p.upload.vector(layer.fc1_bias, w.fc1_bias, e.inner, to.inner);
+  p.upload.matrix(layer.fc2, w.fc2_weight, e.width, e.inner, to.width, to.inner);
+  p.upload.vector(layer.fc2_bias, w.fc2_bias, e.width, to.width);
+  p.upload.vector(layer.norm1[0], w.norm1_weight, e.width, to.width);
+  p.upload.vector(layer.norm1[1], w.norm1_bias, e.width, to.width);
+  p.upload.vector(layer.norm2[0], w.norm2_weight, e.width, to.width);
+  p.upload.vector(layer.norm2[1], w.norm2_bias, e.width, to.width);
   ++p.layers_set;
 }
 
 void Model::set_final_norm(const float* weight, const float* bias) {
   Parts& p = *parts_;
   const int width = p.shape.encoder.width, room = p.buffers.padded.width;
-  p.upload_vector(p.buffers.final_norm[0], weight, width, room);
-  p.upload_vector(p.buffers.final_norm[1], bias, width, room);
+  p.upload.vector(p.buffers.final_norm[0], weight, width, room);
+  p.upload.vector(p.buffers.final_norm[1], bias, width, room);
   p.final_set = true;
 }
 
@@ -399,12 +305,12 @@ void Model::set_head(const HeadWeights& w, const float* attention_weight,
       std::copy_n((w.*member) + std::size_t(r) * columns, columns,
                   padded.data() + std::size_t(r) * stride);
     }
-    p.upload(p.buffers.head[t], padded);
+    p.upload.numbers(p.buffers.head[t], padded);
     p.head_weights.*member = p.buffers.head[t].as<float>();
   }
-  p.upload_vector(p.buffers.attention_weight, attention_weight, s.heads * s.width,
+  p.upload.vector(p.buffers.attention_weight, attention_weight, s.heads * s.width,
                   s.heads * s.width);
-  p.upload_vector(p.buffers.attention_bias, attention_bias, s.heads, s.heads);
+  p.upload.vector(p.buffers.attention_bias, attention_bias, s.heads, s.heads);
   p.layer_weights = layer_weights;
   p.graphs.clear();
 }

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from gpu_samples import PLAIN, SMALL, random_mel, random_weights, reader, speech_like
 
+from asa_engine.backends.cuda import CudaBackend
+from asa_engine.backends.native import NativeBackend
+from asa_engine.bench.drift import BUDGETS
+from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
+from asa_engine.kernels import log_mel
 from asa_engine.kernels.cuda.device import CudaDevice, CudaModel
 from asa_engine.kernels.device import GraderShape, Limits, Ragged
 from asa_engine.kernels.numpy_device import NumpyDevice, NumpyModel
@@ -184,3 +189,18 @@ def test_a_closed_model_says_so() -> None:
     closed.close()
     with pytest.raises(BackendError, match="closed"):
         closed.encode(Ragged.of(MELS))
+
+
+@needs_gpu
+def test_the_shipped_grader_keeps_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the budget that exports have for the RMS over many recordings, on a scale of ten."""
+    budget = BUDGETS["bf16"].scaled(10).rms
+    monkeypatch.setenv("ASA_GPU_KERNELS", "cuda")
+    bundle = Bundle.open()
+    ours = CudaBackend.open(bundle, precision="bf16", threads=1)
+    native = NativeBackend.open(bundle, precision="fp32", threads=1)
+    mel = log_mel(speech_like(12_000))
+    found, expected = ours.head(ours.encode(mel).stats), native.head(native.encode(mel).stats)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=budget)
+    np.testing.assert_allclose(found.prior, expected.prior, rtol=0, atol=budget)
+    assert ours.versions()["gpu_kernels"] == "cuda"

@@ -10,7 +10,7 @@
 namespace asa::cuda {
 
 Machine machine() {
-  constexpr std::size_t bytes = std::size_t{4} << 30;
+  constexpr std::size_t bytes = std::size_t{1} << 29;
   return {"emulated on the CPU", 8, 0, "0.0", "0.0", bytes, bytes};
 }
 
