@@ -261,10 +261,13 @@ def table(profile: dict[str, Any]) -> str:
     lines += [
         f"{'total':<10}{profile['cold_ms']:>10.2f}{profile['warm_ms']:>10.2f}",
         f"{'load':<10}{profile['load_ms']:>10.2f}",
-        "",
-        f"{'window':>6}{'frames':>8}{'features: cold ms':>19}{'warm ms':>9}"
-        f"{'encoder: cold ms':>18}{'warm ms':>9}",
     ]
+    if profile["windows"]:
+        lines += [
+            "",
+            f"{'window':>6}{'frames':>8}{'features: cold ms':>19}{'warm ms':>9}"
+            f"{'encoder: cold ms':>18}{'warm ms':>9}",
+        ]
     for row in profile["windows"][:SHOWN_WINDOWS]:
         lines.append(
             f"{row['window']:>6}{_cell(row.get('frames'), 'd'):>8}{row['features_cold_ms']:>19.2f}"
