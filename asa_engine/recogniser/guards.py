@@ -24,13 +24,13 @@ NO_SPEECH_LOG_PROBABILITY: Final = -1.0
 SURELY_NO_SPEECH: Final = 0.9
 # Words are guesses where log-probability - NO_SPEECH_WEIGHT * no-speech probability is below this.
 NO_SPEECH_WEIGHT: Final = 4.0
-MIN_CERTAINTY: Final = -2.75
+MIN_CERTAINTY: Final = -2.5
 # zlib takes English sentences to 0.9 of themselves or more when short, loops to a third.
 MAX_COMPRESSION_RATIO: Final = 2.4
 # Nobody speaks faster; the fastest learner reads four words a second.
 MAX_WORDS_PER_SPEECH_S: Final = 8.0
 # Learners' accents take half of their English from a multilingual model; few fall below this.
-ENGLISH_PROBABILITY: Final = 0.15
+ENGLISH_PROBABILITY: Final = 0.07
 
 LOOP_REPEATS: Final = 4
 _MAX_PERIOD: Final = 12

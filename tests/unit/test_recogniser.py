@@ -187,7 +187,7 @@ def test_words_nobody_could_have_said_are_flagged() -> None:
     assert _reasons(*many[:60], speech_s=20).reasons == ()
     guesses = Doubts(log_probability=-2.5, no_speech=0.1)
     assert _reasons("you", doubts=guesses).reasons == ("hallucination",)
-    foreign = Doubts(log_probability=-0.3, no_speech=0.1, english=0.1)
+    foreign = Doubts(log_probability=-0.3, no_speech=0.1, english=0.05)
     assert _reasons("you", doubts=foreign).reasons == ("not_english",)
     assert _reasons("one").reasons == ()
 
