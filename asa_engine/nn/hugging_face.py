@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
+from asa_engine.nn.bert import quiet
 from asa_engine.nn.ct2 import read_ct2_variables
 from asa_engine.nn.weights import load_whisper_encoder
 
@@ -148,7 +149,8 @@ def transcribe_frames(model: Any, frames: Tensor, max_new_tokens: int = 224) -> 
 def _generate(model: Any, max_new_tokens: int, **inputs: Any) -> list[int]:
     multilingual = model.generation_config.is_multilingual
     how: dict[str, Any] = {"language": "en", "task": "transcribe"} if multilingual else {}
-    with torch.inference_mode():
+    # It would report its own defaults at every call.
+    with quiet(), torch.inference_mode():
         out = model.generate(
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **how
         )
