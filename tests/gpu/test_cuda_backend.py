@@ -6,8 +6,11 @@ import dataclasses
 import gc
 import json
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from asa_engine.bundle import Bundle
 from asa_engine.cli.main import main
 from asa_engine.errors import AudioError, BackendError, CheckpointError
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_engine.kernels.device import GraderShape, Limits, Machine
+from asa_engine.kernels.device import GraderShape, Limits, Machine, Outputs
 from asa_engine.kernels.numpy_device import NumpyDevice, NumpyModel, encoder_shapes
 from asa_engine.nn.config import WhisperEncoderConfig
 
@@ -83,26 +86,37 @@ def test_samples_are_windows_too(gpu: Gpu, shipped: Bundle) -> None:
     np.testing.assert_allclose(found.scores, ours.encode_many([mel]).scores, rtol=0, atol=SCORES)
 
 
-def test_engines_share_a_model_and_its_batches(gpu: Gpu, shipped: Bundle) -> None:
+def test_engines_share_a_model_and_its_batches(
+    gpu: Gpu, shipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two engines ask for while the GPU works for a third is one batch."""
     backends = [CudaBackend.open(shipped, precision="fp32", threads=1) for _ in range(3)]
     other = CudaBackend.open(shipped, precision="bf16", threads=1)
-    assert len(gpu.models) == 2
-    mels = [random_mel(4, i) for i in range(3)]
-    alone = [backends[0].encode(mel).stats for mel in mels]
-    found: dict[int, np.ndarray] = {}
-
-    def encode(i: int) -> None:
-        found[i] = backends[i].encode(mels[i]).stats
-
-    threads = [threading.Thread(target=encode, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    for i in range(3):
-        np.testing.assert_array_equal(found[i], alone[i])
-    assert sum(map(len, gpu.models[0].batches)) == 6
     assert other.precision == "bf16"
+    assert len(gpu.models) == 2
+    mels = [random_mel(4 + 2 * i, i) for i in range(3)]
+    alone = [backends[0].encode(mel).stats for mel in mels]
+
+    reached, free = threading.Event(), threading.Event()
+    encode = NumpyModel.encode
+
+    def held(model: NumpyModel, *arguments: Any, **named: Any) -> Outputs:
+        reached.set()
+        assert free.wait(60)
+        return encode(model, *arguments, **named)
+
+    monkeypatch.setattr(NumpyModel, "encode", held)
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(backends[0].encode, mels[0])]
+        assert reached.wait(60)
+        found += [pool.submit(backends[i].encode, mels[i]) for i in (1, 2)]
+        waiting = backends[0]._held.batcher._schedule
+        while len(waiting) < 2:
+            time.sleep(0.001)
+        free.set()
+        for result, expected in zip(found, alone, strict=True):
+            np.testing.assert_array_equal(result.result(60).stats, expected)
+    assert gpu.models[0].batches[3:] in ([[2], [3, 4]], [[2], [4, 3]])
 
 
 def test_an_engine_streams_on_the_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:

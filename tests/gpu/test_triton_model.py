@@ -16,9 +16,10 @@ from asa_engine.kernels.numpy_device import NumpyDevice
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from asa_engine.kernels.triton.device import TritonDevice  # noqa: E402  # where triton is
+from asa_engine.kernels.triton.buffers import buffer_shapes  # noqa: E402  # where triton is
+from asa_engine.kernels.triton.device import TritonDevice  # noqa: E402
 from asa_engine.kernels.triton.emulation import EmulatedDevice  # noqa: E402
-from asa_engine.kernels.triton.model import TritonModel, buffer_shapes  # noqa: E402
+from asa_engine.kernels.triton.model import TritonModel  # noqa: E402
 from asa_engine.kernels.triton.weights import DTYPES, Weights, weight_bytes  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -79,7 +79,7 @@ class TritonDevice:
 
     def need_bytes(self, shape: GraderShape, precision: str, limits: Limits) -> int:
         """Count weights and buffers exactly, and a reserve for what the driver takes."""
-        from asa_engine.kernels.triton.model import buffer_bytes
+        from asa_engine.kernels.triton.buffers import buffer_bytes
         from asa_engine.kernels.triton.weights import weight_bytes
 
         need = weight_bytes(shape, precision) + buffer_bytes(shape, precision, limits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,16 @@ from asa_engine.kernels.device import (
     Outputs,
     Ragged,
     Read,
-    mel_frames_of,
 )
 from asa_engine.kernels.triton.attention import attention
+from asa_engine.kernels.triton.buffers import (
+    MEL_TILE,
+    Bucket,
+    buffer_shapes,
+    conv_tiles,
+    table_sizes,
+    tables_of,
+)
 from asa_engine.kernels.triton.conv import conv
 from asa_engine.kernels.triton.head import pool_and_head
 from asa_engine.kernels.triton.linear import linear
@@ -31,20 +37,16 @@ from asa_engine.kernels.triton.tiles import (
     head_tile,
     power_of_two,
     product_tile,
-    tile_table,
 )
 from asa_engine.kernels.triton.weights import DTYPES, Product, Weights
 
-__all__ = ["TritonModel", "buffer_bytes", "buffer_shapes"]
+__all__ = ["TritonModel"]
 
 GROUP = 8
-MEL_TILE = {"BM": 32, "BF": 64, "BK": 16}
 TOPS_BLOCK = 32
 MOMENTS_TILE = {"BM": 16, "BN": 64}
 LEAST_FRAMES = 64
-SAMPLES_PER_FRAME = 320
-# A window of 2 T - 1 log-mel frames, and an odd sample rest, still makes T encoder frames.
-SPARE_SAMPLES = 159
+STAGED = ("tables", "samples", "mel", "sums", "stats", "scores", "prior")
 HEAD_WEIGHTS = (
     "prior_norm.weight", "prior_norm.bias", "prior_fc1.weight", "prior_fc1.bias",
     "prior_fc2.weight", "prior_fc2.bias", "prior_projector.weight", "prior_projector.bias",
@@ -55,93 +57,6 @@ REGRESSOR_WEIGHTS = (
     "blend", "kernel_projection", "kernel_bias", "kernel_duration", "kernel_centres",
     "kernel_weights", "kernel_mean",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Sizes that launches are made for; one captured graph each.
-
-    Attributes:
-        windows: Windows it has room for.
-        frames: Encoder frames it has room for.
-        samples: Whether windows come as samples, not as log-mels.
-        keep: Whether the frames are wanted.
-    """
-
-    windows: int
-    frames: int
-    samples: bool
-    keep: bool
-
-
-def buffer_shapes(
-    shape: GraderShape, precision: str, limits: Limits
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return name -> (shape, type) of every buffer a model of these limits makes."""
-    low, full = DTYPES[precision], torch.float32
-    width = shape.encoder.d_model
-    windows, frames = limits.windows, limits.frames
-    mel_frames = 2 * frames
-    parts = math.ceil(width / product_tile(width, width, precision).columns)
-    tables = _table_sizes(shape, precision, Bucket(windows, frames, True, False))
-    return {
-        "samples": ((frames * SAMPLES_PER_FRAME + windows * SPARE_SAMPLES,), full),
-        "mel": ((mel_frames, shape.encoder.n_mels), full),
-        "tops": ((tables["mel_tiles"] // 2,), full),
-        "stem": ((mel_frames, width), low),
-        "x": ((frames, width), full),
-        "low": ((frames, width), low),
-        "mixed": ((frames, width), full),
-        "row_sums": ((parts, 2, frames), full),
-        "qkv": ((frames, 3 * width), low),
-        "attended": ((frames, width), low),
-        "inner": ((frames, shape.encoder.ffn), low),
-        "stats": ((windows, shape.stats_width), full),
-        "total": ((windows, shape.stats_width), full),
-        "sums": ((windows, shape.stats_width), torch.float64),
-        "place": ((windows, shape.place + 1), full),
-        "scores": ((windows, shape.aspects), full),
-        "prior": ((windows, shape.levels), full),
-        "tables": ((sum(tables.values()),), torch.int32),
-    }
-
-
-def buffer_bytes(shape: GraderShape, precision: str, limits: Limits) -> int:
-    """Return the bytes of all of them."""
-    sizes = buffer_shapes(shape, precision, limits).values()
-    return sum(math.prod(size) * dtype.itemsize for size, dtype in sizes)
-
-
-def _table_sizes(shape: GraderShape, precision: str, bucket: Bucket) -> dict[str, int]:
-    """Return name -> int32 numbers of each table of a bucket, in the order they are stored."""
-
-    def tiles(frames: int, rows: int) -> int:
-        return 2 * (frames // rows + bucket.windows)
-
-    config = shape.encoder
-    starts = bucket.windows + 1
-    conv1, conv2 = _conv_tiles(shape, precision)
-    return {
-        "counts": 1,
-        "sample_starts": starts,
-        "mel_starts": starts,
-        "starts": starts,
-        "first_mel_tiles": starts,
-        "mel_tiles": tiles(2 * bucket.frames, MEL_TILE["BM"]),
-        "conv1_tiles": tiles(2 * bucket.frames, conv1.rows),
-        "conv2_tiles": tiles(bucket.frames, conv2.rows),
-        "attention_tiles": tiles(
-            bucket.frames, attention_tile(config.d_model // config.heads, precision).rows
-        ),
-    }
-
-
-def _conv_tiles(shape: GraderShape, precision: str) -> tuple[Any, Any]:
-    width = shape.encoder.d_model
-    return (
-        product_tile(width, shape.encoder.n_mels, precision),
-        product_tile(width, width, precision),
-    )
 
 
 class TritonModel:
@@ -167,6 +82,12 @@ class TritonModel:
             name: torch.zeros(size, dtype=dtype, device=device)
             for name, (size, dtype) in buffer_shapes(shape, precision, limits).items()
         }
+        # A batch ends with a wait, so that one of each is enough.
+        self._staged = {
+            name: torch.empty_like(self._buffers[name], device="cpu", pin_memory=True)
+            for name in STAGED
+            if self._on_gpu
+        }
         self._head_tile = head_tile(shape)
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
 
@@ -178,18 +99,14 @@ class TritonModel:
         self._check(batch, lengths)
         bucket = self._bucket(len(lengths), sum(lengths), batch.values.ndim == 1, frames)
         buffers, windows = self._buffers, len(lengths)
-        inputs = buffers["samples" if bucket.samples else "mel"]
-        tables = self._tables(batch, lengths, bucket)
-        buffers["tables"][: len(tables)].copy_(torch.from_numpy(tables))
-        inputs[: len(batch.values)].copy_(torch.from_numpy(batch.values))
+        self._up("tables", tables_of(self._shape, self._precision, batch, bucket))
+        self._up("samples" if bucket.samples else "mel", batch.values)
         if sums is None:
             buffers["sums"].zero_()
         else:
-            buffers["sums"][:windows].copy_(torch.from_numpy(np.ascontiguousarray(sums)))
+            self._up("sums", sums)
         self._launch(bucket)
-        stats, scores, prior = (
-            buffers[name][:windows].cpu().numpy().copy() for name in ("stats", "scores", "prior")
-        )
+        stats, scores, prior = self._down(windows, "stats", "scores", "prior")
         kept = None
         if frames:
             ends = np.cumsum(lengths)
@@ -202,11 +119,9 @@ class TritonModel:
         parts = []
         for first in range(0, len(stats), self._limits.windows):
             some = stats[first : first + self._limits.windows]
-            self._buffers["stats"][: len(some)].copy_(torch.from_numpy(np.array(some)))
+            self._up("stats", some)
             self._pool_and_head(len(some), {}, 0, pooled=False, keep=False)
-            parts.append(
-                [self._buffers[n][: len(some)].cpu().numpy().copy() for n in ("scores", "prior")]
-            )
+            parts.append(self._down(len(some), "scores", "prior"))
         scores, prior = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(prior)
 
@@ -214,9 +129,29 @@ class TritonModel:
         """See `asa_engine.kernels.device.Model.close`."""
         self._graphs.clear()
         self._buffers.clear()
+        self._staged.clear()
         del self._weights
         if self._on_gpu:
             torch.cuda.empty_cache()
+
+    def _up(self, name: str, values: NDArray[Any]) -> None:
+        """Copy values to the front of a buffer, on a GPU through page-locked memory."""
+        source = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        if self._on_gpu:
+            staged = self._staged[name][: len(values)]
+            source = staged.copy_(source)
+        self._buffers[name][: len(values)].copy_(source, non_blocking=True)
+
+    def _down(self, rows: int, *names: str) -> list[NDArray[np.float32]]:
+        """Return the first rows of buffers, once all that was launched is done."""
+        found = [self._buffers[name][:rows] for name in names]
+        if self._on_gpu:
+            found = [
+                self._staged[name][:rows].copy_(values, non_blocking=True)
+                for name, values in zip(names, found, strict=True)
+            ]
+            torch.cuda.current_stream().synchronize()
+        return [values.numpy().copy() for values in found]
 
     def _check(self, batch: Ragged, lengths: list[int]) -> None:
         most = self._shape.encoder.positions
@@ -236,37 +171,6 @@ class TritonModel:
             keep,
         )
 
-    def _tables(self, batch: Ragged, lengths: list[int], bucket: Bucket) -> NDArray[np.int32]:
-        """Return what the kernels look up: where windows begin, and which tiles there are."""
-        mel_lengths = np.diff(batch.starts).tolist()
-        if bucket.samples:
-            mel_lengths = [mel_frames_of(length) for length in mel_lengths]
-        conv1, conv2 = _conv_tiles(self._shape, self._precision)
-        config = self._shape.encoder
-        queries = attention_tile(config.d_model // config.heads, self._precision).rows
-        mel_tiles, first_mel_tiles = tile_table(mel_lengths, MEL_TILE["BM"])
-        found = {
-            "counts": np.array([sum(lengths)]),
-            "sample_starts": batch.starts,
-            "mel_starts": np.concatenate([[0], np.cumsum(mel_lengths)]),
-            "starts": np.concatenate([[0], np.cumsum(lengths)]),
-            "first_mel_tiles": first_mel_tiles,
-            "mel_tiles": mel_tiles,
-            "conv1_tiles": tile_table(mel_lengths, conv1.rows)[0],
-            "conv2_tiles": tile_table(lengths, conv2.rows)[0],
-            "attention_tiles": tile_table(lengths, queries)[0],
-        }
-        sizes = _table_sizes(self._shape, self._precision, bucket)
-        packed = np.empty(sum(sizes.values()), np.int32)
-        at = 0
-        for name, size in sizes.items():
-            values = found[name].ravel()
-            packed[at : at + len(values)] = values
-            # Windows that are not there begin and end at the end; tiles that are not are -1.
-            packed[at + len(values) : at + size] = -1 if "tiles" in name else values[-1]
-            at += size
-        return packed
-
     def _launch(self, bucket: Bucket) -> None:
         """Run the kernels of a bucket, from a captured graph where there is a GPU."""
         if not self._on_gpu:
@@ -276,14 +180,15 @@ class TritonModel:
             self._forward(bucket)  # compiles what is not compiled yet, which capture forbids
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Other threads of this process may use the GPU meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._forward(bucket)
             self._graphs[bucket] = graph
         self._graphs[bucket].replay()
 
     def _forward(self, bucket: Bucket) -> None:
         shape, weights, buffers = self._shape, self._weights, self._buffers
-        sizes = _table_sizes(shape, self._precision, bucket)
+        sizes = table_sizes(shape, self._precision, bucket)
         ends = np.cumsum(list(sizes.values())).tolist()
         tables = {
             name: buffers["tables"][end - size : end]
@@ -323,7 +228,7 @@ class TritonModel:
             BINS=bins, BB=bank, **MEL_TILE, num_warps=4,
         )  # fmt: skip
         floor_mel[grid](
-            buffers["mel"], buffers["tops"], tables["mel_tiles"], tables["first_mel_tiles"],
+            buffers["mel"], buffers["tops"], tables["mel_tiles"], tables["mel_tile_starts"],
             tables["mel_starts"], BINS=bins, BB=bank, BM=MEL_TILE["BM"], BT=TOPS_BLOCK, num_warps=4,
         )  # fmt: skip
 
@@ -335,7 +240,7 @@ class TritonModel:
             ("conv2", buffers["stem"], weights.conv2, buffers["x"], width, "starts"),
         )
         for tile, (name, a, product, out, channels, starts_out) in zip(
-            _conv_tiles(self._shape, self._precision), steps, strict=True
+            conv_tiles(self._shape, self._precision), steps, strict=True
         ):
             table = tables[f"{name}_tiles"]
             embed = name == "conv2"
