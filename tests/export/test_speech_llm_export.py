@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 import asa_engine as asa
+from asa_engine.backends.safetensors import Tensors
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BundleError, CheckpointError, UsageError
 from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import SpeechLLMRun, judge
-from asa_engine.graders.speech_llm.stages import SpeechLLMStages
+from asa_engine.graders.speech_llm.stages import Hearing, SpeechLLMStages
 from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.language_model import LanguageModel
@@ -103,6 +104,21 @@ def test_scores_are_the_references(checkpoint: Path, bundle: Path, seconds: floa
     assert score.probabilities is not None
     np.testing.assert_allclose(
         list(score.probabilities.values()), expected.probabilities.mean(0), atol=1e-3
+    )
+
+
+def test_ten_minutes_are_many_chunks(checkpoint: Path, bundle: Path) -> None:
+    config, stages = open_stages(bundle)
+    x = np.tile(sound(60.0), 10)
+    run = SpeechLLMRun(config, stages, StageClock())
+    for part in np.array_split(x, 20):
+        run.push(part)
+    grade = run.finish()
+    assert grade is not None
+    expected = SpeechLLM.load(checkpoint).assess_samples(x)
+    assert len(expected.chunks) == 200
+    assert grade.scores["total"].value == pytest.approx(
+        float(expected.scores[0]), abs=FLOAT_TOLERANCE
     )
 
 
@@ -275,14 +291,15 @@ def test_bundles_have_ctranslate2_where_there_are_units(
 
 
 def test_an_answer_leaves_the_chunk_as_it_was(bundle: Path) -> None:
-    _, stages = open_stages(bundle)
-    tokens = np.random.default_rng(4).normal(0, 0.2, (10, 32)).astype(np.float32)
+    config, stages = open_stages(bundle)
+    windows = WindowedLogMel(80, config.window_samples, pad_to_window=False, min_samples=1)
     asked, silent = stages.start(), stages.start()
-    for part in np.split(tokens, 2):
-        asked.extend(part)
+    for mel in windows.push(sound(2.0)):
+        window = stages.window(mel)
+        asked.extend(window)
         first = asked.answer()
         np.testing.assert_array_equal(asked.answer(), first)
-        silent.extend(part)
+        silent.extend(window)
     np.testing.assert_allclose(asked.answer(), silent.answer(), rtol=1e-4, atol=1e-4)
 
 
@@ -324,16 +341,13 @@ def test_what_does_not_fit_is_refused_at_once(bundle: Path) -> None:
         for name in ("encoder", "projector", "language_model", "head")
     }
 
+    head = Tensors(files["head"])
+    hearing = Hearing(
+        config, files["encoder"], files["projector"], head, precision="fp32", threads=1
+    )
+
     def build(config: SpeechLLMConfig, decoder: Decoder) -> SpeechLLMStages:
-        return SpeechLLMStages(
-            config,
-            files["encoder"],
-            files["projector"],
-            decoder,
-            files["head"],
-            precision="fp32",
-            threads=1,
-        )
+        return SpeechLLMStages(config, hearing, decoder, head)
 
     decoder = Decoder.open(files["language_model"], threads=1)
     small = Decoder(decoder.graph, memory_limit_bytes=10 * decoder.bytes_per_position)
