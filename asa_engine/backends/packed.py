@@ -43,7 +43,7 @@ __all__ = [
 
 PACKED_FOLDER = "packed"
 CACHE_VARIABLE = "ASA_PACKED_CACHE"
-_LAYOUT = 1  # of the words; raised when the kernels want another order or other numbers
+_LAYOUT = 2  # of the words; raised when the kernels want another order or other numbers
 _MAGIC = b"asa packed\n"
 _HEADER_BYTES = 4096
 _MOST_CACHED = 16

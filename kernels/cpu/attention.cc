@@ -19,17 +19,22 @@ ASA_INLINE vi lane_index() {
   return index;
 }
 
-template <class Op, bool kWindowed>
+// Scores are products of Score, their weights' products with the values of Op.
+template <class Score, class Op, bool kWindowed>
 class TileAttention {
  public:
   TileAttention(const Attention& a, int tile, int head)
       : a_(a),
-        words_(words_of(Op::precision, a.head_width)),
+        head_(head),
+        words_(words_of(Score::precision, a.head_width)),
         query_(tile * kRows),
         begin_(query_ > a.reach ? (query_ - a.reach) / kPanel : 0),
         end_(a.length - query_ - kRows < a.reach ? a.length : query_ + kRows + a.reach),
+        query_scale_(Score::precision == Precision::int8
+                         ? a.query_scale + (size_t(tile) * a.heads + head) * 2 * kRows
+                         : nullptr),
         queries_(a.queries + (size_t(tile) * a.heads + head) *
-                                 chunks_of(Op::precision, a.head_width) * kTileWords),
+                                 chunks_of(Score::precision, a.head_width) * kTileWords),
         keys_(a.keys + size_t(head) * a.key_panels * words_ * kPanel),
         values_(a.values + size_t(head) * (a.head_width / kPanel) * a.key_words * kPanel) {}
 
@@ -39,10 +44,8 @@ class TileAttention {
     for (int r = 0; r < kRows; ++r) top[r] = splat(kLowestScore);
     for (int p = begin_; p == begin_ || (all && p * kPanel < end_); ++p) {
       vf score[kRows][kVectors];
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) score[r][v] = splat(0.0f);
-      }
-      multiply<Op>(queries_, keys_ + size_t(p) * words_ * kPanel, words_, score);
+      for (int r = 0; r < kRows; ++r) shift_[r] = 0.0f;
+      add_scores(p, score);
       for (int v = 0; v < kVectors; ++v) {
         for (int r = 0; r < kRows; ++r) {
           top[r] = max(top[r], counts(p, r, v) ? score[r][v] : splat(kLowestScore));
@@ -88,6 +91,44 @@ class TileAttention {
   }
 
  private:
+  // score = shift + the scores of the first V vectors of a panel's keys.
+  template <int V>
+  ASA_INLINE void add_scores(int panel, vf (&score)[kRows][V]) const {
+    const int32_t* keys = keys_ + size_t(panel) * words_ * kPanel;
+    if constexpr (Score::precision == Precision::int8) {
+      vi acc[kRows][V];
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) acc[r][v] = vi{};
+      }
+      multiply<Int8>(queries_, keys, words_, acc);
+      const float* key_scale = a_.key_scale + (size_t(head_) * a_.key_panels + panel) * 2 * kPanel;
+      vf step[V], sum[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        step[v] = load(key_scale + v * kLanes);
+        sum[v] = load(key_scale + kPanel + v * kLanes);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+        const vf row = splat(query_scale_[r]), shift = splat(shift_[r]);
+        const vf zero = splat(query_scale_[kRows + r] - Int8::kOffset);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          score[r][v] = (to_float(acc[r][v]) * step[v] - zero * sum[v]) * row + shift;
+        }
+      }
+    } else {
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) score[r][v] = splat(shift_[r]);
+      }
+      multiply<Score>(queries_, keys, words_, score);
+    }
+  }
+
   // Which keys of a panel's vector count for a row.
   ASA_INLINE vi counts(int panel, int row, int vector) const {
     const vi key = lane_index() + (panel * kPanel + vector * kLanes);
@@ -109,12 +150,7 @@ class TileAttention {
         for (int v = 0; v < V; ++v) score[r][v] = load(first_[r] + v * kLanes) + shift_[r];
       }
     } else {
-#pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) score[r][v] = splat(shift_[r]);
-      }
-      multiply<Op>(queries_, keys_ + size_t(panel) * words_ * kPanel, words_, score);
+      add_scores(panel, score);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
@@ -166,10 +202,12 @@ class TileAttention {
   }
 
   const Attention& a_;
-  const int words_;  // of one query or key
-  const int query_;  // the first one
-  const int begin_;  // first panel of keys within reach
-  const int end_;    // past the last key within reach
+  const int head_;
+  const int words_;                 // of one query or key
+  const int query_;                 // the first one
+  const int begin_;                 // first panel of keys within reach
+  const int end_;                   // past the last key within reach
+  const float* const query_scale_;  // of bytes
   const int32_t* const queries_;
   const int32_t* const keys_;
   const int32_t* const values_;
@@ -179,25 +217,41 @@ class TileAttention {
   alignas(64) int32_t weights_[kBlockChunks * kTileWords];
 };
 
-template <class Op, bool kWindowed>
+template <class Score, class Op, bool kWindowed>
 void attend_at(const Attention& a, int tile, int head, float* out, int stride) {
-  TileAttention<Op, kWindowed> attention(a, tile, head);
+  TileAttention<Score, Op, kWindowed> attention(a, tile, head);
   attention.find_shift(kWindowed);
   if (attention.run(out, stride)) return;
   attention.find_shift(true);
   attention.run(out, stride);
 }
 
-void attend(const Attention& a, int tile, int head, float* out, int stride) {
-  const bool windowed = a.reach < kUnlimited;
-  const auto attend = a.precision == Precision::bf16
-                          ? (windowed ? attend_at<Bf16, true> : attend_at<Bf16, false>)
-                          : (windowed ? attend_at<Fp32, true> : attend_at<Fp32, false>);
-  attend(a, tile, head, out, stride);
+template <class Score, class Op>
+void attend_with(const Attention& a, int tile, int head, float* out, int stride) {
+  if (a.reach < kUnlimited) {
+    attend_at<Score, Op, true>(a, tile, head, out, stride);
+  } else {
+    attend_at<Score, Op, false>(a, tile, head, out, stride);
+  }
 }
+
+void attend(const Attention& a, int tile, int head, float* out, int stride) {
+  const bool bytes = a.scores == Precision::int8;
+  if (a.precision == Precision::bf16) {
+    (bytes ? attend_with<Int8, Bf16> : attend_with<Bf16, Bf16>)(a, tile, head, out, stride);
+  } else {
+    (bytes ? attend_with<Int8, Fp32> : attend_with<Fp32, Fp32>)(a, tile, head, out, stride);
+  }
+}
+
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
+constexpr bool kBytes = true;
+#else
+constexpr bool kBytes = false;  // no dot products of bytes
+#endif
 
 }  // namespace
 
-AttentionKernels attention_kernels() { return {.attend = attend}; }
+AttentionKernels attention_kernels() { return {.bytes = kBytes, .attend = attend}; }
 
 }  // namespace asa::ASA_ISA

@@ -54,6 +54,9 @@ Encoder::Encoder(const EncoderShape& shape, const std::vector<Precision>& layers
     layers_.emplace_back();
     layers_.back().dense = dense_of(precision);
     layers_.back().inner = precision;
+    const bool bytes =
+        precision == Precision::int8 && kernels_.attention.bytes && head_width_ <= kGroup;
+    layers_.back().scores = bytes ? Precision::int8 : dense_of(precision);
     tile_bytes += sizeof(float) * kernels_.gemm.geometry.rows *
                   words_of(precision, round_up(shape.inner, kGroup));
   }
@@ -201,7 +204,15 @@ void Encoder::set_layer(int index, const LayerWeights& w) {
   Layer& to = layers_[index];
   pack(to.q, pad_outputs(w.q_weight, width, factor).data(), pad_outputs(w.q_bias, 1, factor).data(),
        all);
-  pack(to.k, pad_outputs(w.k_weight, width, 1).data(), nullptr, all);
+  // A vector added to all keys moves all scores of a query alike, which the softmax does not see.
+  // Without what the norm's bias gives them keys are smaller, and so are the steps of their bytes.
+  std::vector<float> k_bias(width);
+  for (int row = 0; to.scores == Precision::int8 && row < width; ++row) {
+    const float* weight = w.k_weight + static_cast<std::size_t>(row) * width;
+    for (int i = 0; i < width; ++i) k_bias[row] -= weight[i] * w.norm1_bias[i];
+  }
+  pack(to.k, pad_outputs(w.k_weight, width, 1).data(), pad_outputs(k_bias.data(), 1, 1).data(),
+       all);
   pack(to.v, pad_outputs(w.v_weight, width, 1).data(), pad_outputs(w.v_bias, 1, 1).data(), all);
   pack(to.o, o_weight.data(), w.o_bias, width);
   if (to.inner == Precision::int8) {
@@ -350,9 +361,13 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
     const Layer& layer = layers_[index];
     const std::size_t pairs = panels * panel * all / inputs_per_word(layer.dense);
     queries_.reserve(static_cast<std::size_t>(tiles) * rows * shape_.heads *
-                     chunks_of(layer.dense, head_width_) * kChunkWords);
+                     chunks_of(layer.scores, head_width_) * kChunkWords);
     keys_[index % 2].reserve(pairs);
     values_[index % 2].reserve(pairs);
+    if (layer.scores == Precision::int8) {
+      query_scale_.reserve(static_cast<std::size_t>(tiles) * shape_.heads * 2 * rows);
+      key_scale_[index % 2].reserve(static_cast<std::size_t>(panels) * shape_.heads * 2 * panel);
+    }
     for (const Linear* next : {&layer.q, &layer.o, &layer.fc1}) {
       input = std::max(input, block_rows * words(*next));
     }
@@ -372,22 +387,25 @@ void Encoder::plan(const std::vector<Sequence>& batch) {
 
 Attention Encoder::attention(int sequence, int layer, int frames) const {
   const int rows = kernels_.gemm.geometry.rows, panel = kernels_.gemm.geometry.panel;
-  const Precision dense = layers_[layer].dense;
+  const Precision dense = layers_[layer].dense, scores = layers_[layer].scores;
   const int per_word = inputs_per_word(dense), parity = layer % 2;
   const int panels = first_panel_[sequence + 1] - first_panel_[sequence];
-  const std::size_t before = static_cast<std::size_t>(first_panel_[sequence]) * panel *
-                             shape_.heads * head_width_ / per_word;
+  const std::size_t heads = shape_.heads, tile = first_tile_[sequence];
+  const std::size_t keys = first_panel_[sequence] * panel * heads;
+  const bool bytes = scores == Precision::int8;
   return {.precision = dense,
           .heads = shape_.heads,
           .head_width = head_width_,
           .length = frames,
-          .queries = queries_.ints() + static_cast<std::size_t>(first_tile_[sequence]) * rows *
-                                           shape_.heads * chunks_of(dense, head_width_) *
-                                           kChunkWords,
-          .keys = keys_[parity].ints() + before,
-          .values = values_[parity].ints() + before,
+          .queries =
+              queries_.ints() + tile * rows * heads * chunks_of(scores, head_width_) * kChunkWords,
+          .keys = keys_[parity].ints() + keys * head_width_ / inputs_per_word(scores),
+          .values = values_[parity].ints() + keys * head_width_ / per_word,
           .key_panels = panels,
-          .key_words = panels * panel / per_word};
+          .key_words = panels * panel / per_word,
+          .scores = scores,
+          .query_scale = bytes ? query_scale_.floats() + tile * heads * 2 * rows : nullptr,
+          .key_scale = bytes ? key_scale_[parity].floats() + keys * 2 : nullptr};
 }
 
 Rows Encoder::rows(Scratch& scratch, const Linear& next) const {
@@ -483,7 +501,8 @@ void Encoder::project(int index, const Sequence& sequence, const Block& block, S
   const float* x = residual_.floats() +
                    static_cast<std::size_t>(first_tile_[block.sequence] + block.first_tile) *
                        tile_rows * stride_;
-  const Attention view = attention(block.sequence, index, sequence.frames());
+  Attention view = attention(block.sequence, index, sequence.frames());
+  view.scratch = scratch.staging.floats();
   const Rows input = rows(scratch, layer.q);
   kernels_.layer_norm.put(x, stride_, count, layer.norm1_weight, layer.norm1_bias, input,
                           scratch.staging.floats());

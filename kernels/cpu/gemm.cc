@@ -6,6 +6,7 @@ namespace asa::ASA_ISA {
 namespace {
 
 constexpr float kLowest = 1e-30f;
+constexpr float kLeastGelu = -0.1701f;  // the function's minimum and its polynomials' error
 
 using Tile = float[kRows][kPanel];
 
@@ -169,13 +170,56 @@ void gelu_put(const Rows& a, const Linear& w, int rows, const Rows& to, float* s
         for (int row = 0; row < (rows + kRows - 1) / kRows * kRows; ++row) {
           const size_t chunk = size_t(row / kRows) * chunks + group;
           float* scale = to.scale + chunk * 2 * kRows + row % kRows;
-          quantise(scratch + size_t(row) * kGroup, to.in - group * kGroup,
-                   to.words + (chunk * kRows + row % kRows) * kChunkWords, scale, scale + kRows);
+          quantise<true>(scratch + size_t(row) * kGroup, to.in - group * kGroup,
+                         to.words + (chunk * kRows + row % kRows) * kChunkWords, scale,
+                         scale + kRows, kLeastGelu);
         }
       });
 }
 
+// Hands out each head's rows in float32, by head, tile and row within it.
+template <class Put>
+ASA_INLINE void for_each_head(const Rows& a, const Linear& w, int rows, const Attention& to,
+                              Put put) {
+  for_each_tile(
+      a, w, rows,
+      [&](int t, int n, int, const Tile& c) {
+        float* row = to.scratch + size_t(t) * kRows * kGroup + n % to.head_width;
+        for (int r = 0; r < kRows; ++r, row += kGroup) __builtin_memcpy(row, c[r], sizeof(c[r]));
+      },
+      [&](int n) {
+        if ((n + kPanel) % to.head_width) return;
+        for (int row = 0; row < (rows + kRows - 1) / kRows * kRows; ++row) {
+          put(n / to.head_width, row / kRows, row % kRows, to.scratch + size_t(row) * kGroup);
+        }
+      });
+}
+
+void queries_of_bytes(const Rows& a, const Linear& w, int rows, const Attention& to,
+                      int first_tile) {
+  for_each_head(a, w, rows, to, [&](int head, int tile, int r, const float* x) {
+    const size_t at = size_t(first_tile + tile) * to.heads + head;
+    float* scale = to.query_scale + at * 2 * kRows + r;
+    quantise_vectors(x, to.head_width, to.queries + at * kTileWords + r * kChunkWords, *scale,
+                     scale[kRows]);
+  });
+}
+
+void keys_of_bytes(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile) {
+  const int words = words_of(Precision::int8, to.head_width);
+  for_each_head(a, w, rows, to, [&](int head, int tile, int r, const float* x) {
+    const int key = (first_tile + tile) * kRows + r, lane = key % kPanel;
+    const size_t panel = size_t(head) * to.key_panels + key / kPanel;
+    float* scale = to.key_scale + panel * 2 * kPanel + lane;
+    int32_t bytes[kChunkWords];
+    quantise_signed(x, to.head_width, bytes, *scale, scale[kPanel]);
+    int32_t* word = to.keys + panel * words * kPanel + lane;
+    for (int i = 0; i < words; ++i, word += kPanel) *word = bytes[i];
+  });
+}
+
 void queries(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile) {
+  if (to.scores == Precision::int8) return queries_of_bytes(a, w, rows, to, first_tile);
   const int chunks = chunks_of(to.precision, to.head_width);
   for_each_tile(
       a, w, rows,
@@ -197,6 +241,7 @@ void queries(const Rows& a, const Linear& w, int rows, const Attention& to, int 
 }
 
 void keys(const Rows& a, const Linear& w, int rows, const Attention& to, int first_tile) {
+  if (to.scores == Precision::int8) return keys_of_bytes(a, w, rows, to, first_tile);
   const int words = words_of(to.precision, to.head_width);
   for_each_tile(
       a, w, rows,
@@ -275,12 +320,6 @@ uint16_t bf16_of(float x) {
   return uint16_t((b + 0x7fff + ((b >> 16) & 1)) >> 16);
 }
 
-// Rounds to the nearest whole number, in [-127, 127].
-ASA_INLINE vf round_weight(vf x) {
-  constexpr float magic = 12582912.0f;  // 1.5 * 2^23
-  return min(max((x + magic) - magic, splat(-127.0f)), splat(127.0f));
-}
-
 // The scale of kGroup weights that leaves the least squared error: clipping the largest ones a
 // little makes the steps of all others finer.
 float best_scale(const float* w, float top) {
@@ -290,7 +329,7 @@ float best_scale(const float* w, float top) {
     const float scale = top * (1.0f - 0.03f * float(step)) / 127.0f, inverse = 1.0f / scale;
     vf squares = splat(0.0f);
     for (int k = 0; k < kGroup; k += kLanes) {
-      const vf off = round_weight(load(w + k) * inverse) * scale - load(w + k);
+      const vf off = round_signed(load(w + k) * inverse) * scale - load(w + k);
       squares += off * off;
     }
     const float error = sum(squares);
@@ -314,7 +353,7 @@ void pack_int8(const float* w, const Linear& to, int n) {
     const float scale = best_scale(own, highest(top)), inverse = 1.0f / scale;
     vf total = splat(0.0f);
     for (int k = 0; k < kGroup; k += kLanes) {
-      const vf q = round_weight(load(own + k) * inverse);
+      const vf q = round_signed(load(own + k) * inverse);
       store(whole + k, q);
       total += q;
     }

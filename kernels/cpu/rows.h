@@ -58,36 +58,73 @@ ASA_INLINE float sum(vf v) { return reduce<Add>(v); }
 ASA_INLINE float highest(vf v) { return reduce<Max>(v); }
 
 typedef uint8_t vb __attribute__((vector_size(kLanes)));
+typedef int8_t vsb __attribute__((vector_size(kLanes)));
 
-// Quantises kGroup floats to bytes, x = scale (byte - zero); 0 is represented exactly.
-ASA_INLINE void quantise_group(const float* x, int32_t* to, float& scale, float& zero) {
+// Of y in (-1, 257), its whole part as a byte, 256 as 255.
+ASA_INLINE void store_bytes(uint8_t* to, vf y) {
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+  _mm_storeu_si128((__m128i*)to, _mm512_cvtusepi32_epi8(_mm512_cvttps_epi32((__m512)y)));
+#else
+  y = min(max(y, splat(0.0f)), splat(255.0f));
+  const vb bytes = __builtin_convertvector(__builtin_convertvector(y, vi), vb);
+  __builtin_memcpy(to, &bytes, sizeof(bytes));
+#endif
+}
+
+// Quantises `count` floats, whole vectors, to bytes, x = scale (byte - zero); 0 is exact. None is
+// below `least`; where that is not known it is found.
+template <bool kLeast = false>
+ASA_INLINE void quantise_vectors(const float* x, int count, int32_t* to, float& scale, float& zero,
+                                 float least = 0.0f) {
   vf low = splat(0.0f), high = splat(0.0f);
-  for (int i = 0; i < kGroup; i += kLanes) {
-    low = min(low, load(x + i));
+  for (int i = 0; i < count; i += kLanes) {
+    if (!kLeast) low = min(low, load(x + i));
     high = max(high, load(x + i));
   }
-  const float bottom = -highest(-low);
+  const float bottom = kLeast ? least : -highest(-low);
   const float range = highest(high) - bottom;
   scale = (range > 1e-30f ? range : 1e-30f) / 255.0f;
   const float inverse = 1.0f / scale;
   zero = float(int32_t(0.5f - bottom * inverse));
   const vf shift = splat(zero + 0.5f);
-  for (int i = 0; i < kGroup; i += kLanes) {
-    const vf y = min(max(load(x + i) * inverse + shift, splat(0.0f)), splat(255.0f));
-    const vb bytes = __builtin_convertvector(__builtin_convertvector(y, vi), vb);
-    __builtin_memcpy((uint8_t*)to + i, &bytes, sizeof(bytes));
+  for (int i = 0; i < count; i += kLanes) {
+    store_bytes((uint8_t*)to + i, load(x + i) * inverse + shift);
   }
 }
 
-// The same for a group of `count` floats, the rest taken for zeros.
-ASA_INLINE void quantise(const float* x, int count, int32_t* to, float* scale, float* zero) {
+// Rounds to the nearest whole number, in [-127, 127].
+ASA_INLINE vf round_signed(vf x) {
+  constexpr float magic = 12582912.0f;  // 1.5 * 2^23
+  return min(max((x + magic) - magic, splat(-127.0f)), splat(127.0f));
+}
+
+// The same to signed bytes, x = scale byte; `sum` is that of the bytes, scaled.
+ASA_INLINE void quantise_signed(const float* x, int count, int32_t* to, float& scale, float& sum) {
+  vf top = splat(1e-30f);
+  for (int i = 0; i < count; i += kLanes) top = max(top, max(load(x + i), -load(x + i)));
+  scale = highest(top) / 127.0f;
+  const float inverse = 1.0f / scale;
+  vf total = splat(0.0f);
+  for (int i = 0; i < count; i += kLanes) {
+    const vf y = round_signed(load(x + i) * inverse);
+    total += y;
+    const vsb bytes = __builtin_convertvector(__builtin_convertvector(y, vi), vsb);
+    __builtin_memcpy((int8_t*)to + i, &bytes, sizeof(bytes));
+  }
+  sum = scale * reduce<Add>(total);
+}
+
+// The bytes of a group, of which `count` floats count, the rest taken for zeros.
+template <bool kLeast = false>
+ASA_INLINE void quantise(const float* x, int count, int32_t* to, float* scale, float* zero,
+                         float least = 0.0f) {
   if (count >= kGroup) {
-    quantise_group(x, to, *scale, *zero);
+    quantise_vectors<kLeast>(x, kGroup, to, *scale, *zero, least);
     return;
   }
   float padded[kGroup] = {};
   for (int i = 0; i < count; ++i) padded[i] = x[i];
-  quantise_group(padded, to, *scale, *zero);
+  quantise_vectors<kLeast>(padded, kGroup, to, *scale, *zero, least);
 }
 
 // Writes row r of a tile; `words` and `scale` point at the tile. x may be read up to a whole

@@ -14,6 +14,7 @@
 
 #include "asa/attend.h"
 #include "asa/balance.h"
+#include "asa/decoder.h"
 #include "asa/encoder.h"
 #include "asa/isa.h"
 
@@ -173,9 +174,10 @@ void test_layer_norm(const asa::Kernels& k, int width, int rows) {
 
 // q_scale 30 makes scores of thousands: the shift taken from the first keys overflows.
 void test_attention(const asa::Kernels& k, Precision precision, int length, float q_scale,
-                    int reach = 1 << 30) {
+                    int reach = 1 << 30, bool bytes = false) {
   const std::string what = std::string(k.isa) + " attention " + name_of(precision) + " " +
-                           std::to_string(length) + " reach " + std::to_string(reach);
+                           std::to_string(length) + " reach " + std::to_string(reach) +
+                           (bytes ? " of bytes" : "");
   const int panel = k.gemm.geometry.panel, tile = k.gemm.geometry.rows;
   const int heads = 2, head = 2 * panel, all = heads * head;
   const int tiles = (length + tile - 1) / tile, rows = tiles * tile;
@@ -187,10 +189,22 @@ void test_attention(const asa::Kernels& k, Precision precision, int length, floa
   asa::Buffer q(std::size_t(rows) * heads * asa::chunks_of(precision, head) * asa::kChunkWords);
   asa::Buffer keys(std::size_t(panels) * panel * heads * words);
   asa::Buffer values(std::size_t(panels) * panel * heads * words);
-  const asa::Attention a{precision,     heads,    head,
-                         length,        q.ints(), keys.ints(),
-                         values.ints(), panels,   panels * panel / asa::inputs_per_word(precision),
-                         reach};
+  asa::Buffer query_scale(std::size_t(rows) * heads * 2), scratch(std::size_t(rows) * asa::kGroup);
+  asa::Buffer key_scale(std::size_t(panels) * panel * heads * 2);
+  const asa::Attention a{.precision = precision,
+                         .heads = heads,
+                         .head_width = head,
+                         .length = length,
+                         .queries = q.ints(),
+                         .keys = keys.ints(),
+                         .values = values.ints(),
+                         .key_panels = panels,
+                         .key_words = panels * panel / asa::inputs_per_word(precision),
+                         .reach = reach,
+                         .scores = bytes ? Precision::int8 : precision,
+                         .query_scale = query_scale.floats(),
+                         .key_scale = key_scale.floats(),
+                         .scratch = scratch.floats()};
   k.gemm.queries(input.rows, w.linear, rows, a, 0);
   k.gemm.keys(input.rows, w.linear, rows, a, 0);
   k.gemm.values(input.rows, w.linear, rows, a, 0);
@@ -223,7 +237,9 @@ void test_attention(const asa::Kernels& k, Precision precision, int length, floa
   found.resize(expected.size());
   // Rounding a score of size s to bfloat16's 8 bits moves its weight by s / 2^9; scores here reach
   // tens where q_scale is small, and thousands (fp32 only) where it is large.
-  check(relative_error(found, expected) < (precision == Precision::fp32 ? 2e-3 : 2e-1), what);
+  // Bytes leave the queries and keys of a head 8 bits of their largest component.
+  const bool exact = precision == Precision::fp32 && !bytes;
+  check(relative_error(found, expected) < (exact ? 2e-3 : 2e-1), what);
 }
 
 void test_log_mel(const asa::Kernels& k) {
@@ -364,6 +380,81 @@ void test_attend() {
   check(relative_error(found, expected) < 1e-5, "attend");
 }
 
+// A decoder of which all products but the last give `size` times noise.
+std::vector<float> decode(Precision precision, float size, const asa::DecoderShape& s,
+                          const std::vector<float>& speech, const std::vector<int>& tokens) {
+  const int d = s.width;
+  unsigned seed = 70;
+  const auto weight = [&](int out, int in) {
+    return noise(std::size_t(out) * in, size / std::sqrt(float(in)), ++seed);
+  };
+  asa::Decoder decoder(s, precision);
+  decoder.set_embeddings(noise(s.tokens * d, 1.0f, 63).data(),
+                         noise(s.positions * d, 1, 64).data());
+  const std::vector<float> ones(d, 1.0f), none(d, 0.0f);
+  for (int layer = 0; layer < s.layers; ++layer) {
+    const auto qkv = weight(3 * d, d), qkv_bias = weight(3 * d, 1), o = weight(d, d);
+    const auto q = weight(d, d), kv = weight(2 * d, d), kv_bias = weight(2 * d, 1);
+    const auto cross_o = weight(d, d), fc1 = weight(s.inner, d), fc1_bias = weight(s.inner, 1);
+    const auto fc2 = weight(d, s.inner), bias = weight(d, 1);
+    decoder.set_layer(layer,
+                      {ones.data(), none.data(),    qkv.data(),      qkv_bias.data(), o.data(),
+                       bias.data(), ones.data(),    none.data(),     q.data(),        bias.data(),
+                       kv.data(),   kv_bias.data(), cross_o.data(),  bias.data(),     ones.data(),
+                       none.data(), fc1.data(),     fc1_bias.data(), fc2.data(),      bias.data()});
+  }
+  decoder.set_final_norm(ones.data(), none.data());
+  const int frames = int(speech.size()) / d, heads = s.layers * s.heads;
+  std::vector<float> all, logits(s.tokens), attended(std::size_t(heads) * frames);
+  decoder.start(speech.data(), frames);
+  for (const int token : tokens) {
+    decoder.step(token, logits.data(), attended.data());
+    all.insert(all.end(), logits.begin(), logits.end());
+    for (int head = 0; head < heads; ++head) {
+      double sum = 0;
+      for (int t = 0; t < frames; ++t) sum += attended[head * frames + t];
+      check(std::abs(sum - 1) < 1e-5, "decoder: shares of a head");
+    }
+  }
+  return all;
+}
+
+void test_decoder() {
+  const asa::DecoderShape s = {
+      .width = 38, .heads = 2, .inner = 51, .layers = 2, .tokens = 45, .positions = 6};
+  const auto speech = noise(37 * s.width, 1.0f, 65);
+  const std::vector<int> tokens = {3, 44, 0, 7, 7, 12};
+  // Without products a token's state is its embedding and its position's.
+  const auto embeddings = noise(s.tokens * s.width, 1.0f, 63);
+  const auto positions = noise(s.positions * s.width, 1, 64);
+  Matrix expected;
+  for (std::size_t n = 0; n < tokens.size(); ++n) {
+    Matrix x(s.width);
+    double mean = 0, square = 0;
+    for (int i = 0; i < s.width; ++i) {
+      x[i] = double(embeddings[tokens[n] * s.width + i]) + positions[n * s.width + i];
+      mean += x[i] / s.width;
+    }
+    for (const double value : x) square += (value - mean) * (value - mean) / s.width;
+    for (int t = 0; t < s.tokens; ++t) {
+      double logit = 0;
+      for (int i = 0; i < s.width; ++i) {
+        logit += (x[i] - mean) / std::sqrt(square + 1e-5) * embeddings[t * s.width + i];
+      }
+      expected.push_back(logit);
+    }
+  }
+  const auto plain = decode(Precision::fp32, 0.0f, s, speech, tokens);
+  check(relative_error(plain, expected) < 1e-5, "decoder without products");
+  const auto whole = decode(Precision::fp32, 1.0f, s, speech, tokens);
+  const auto again = decode(Precision::fp32, 1.0f, s, speech, tokens);
+  check(whole == again, "decoder: the same twice");
+  // Some twenty products in a row, each rounded as `tolerance` says.
+  const Matrix exact(whole.begin(), whole.end());
+  const auto bytes = decode(Precision::int8, 1.0f, s, speech, tokens);
+  check(relative_error(bytes, exact) < 20 * tolerance(Precision::int8), "decoder int8");
+}
+
 // Another order of the inner units, the same sums; the last unit's weights are the largest.
 void test_balance() {
   const int width = 5, inner = 7;
@@ -422,6 +513,7 @@ int main() {
   test_thread_pool();
   test_balance();
   test_attend();
+  test_decoder();
   const std::string list = asa::available_isas();
   for (std::size_t begin = 0; begin < list.size();) {
     const std::size_t end = std::min(list.find(", ", begin), list.size());
@@ -439,11 +531,14 @@ int main() {
     for (int length : {1, 7, 33, 49, 300, 1100}) {
       test_attention(k, Precision::fp32, length, 1.0f);
       test_attention(k, Precision::bf16, length, 0.5f);
+      test_attention(k, Precision::fp32, length, 0.5f, 1 << 30, true);
+      test_attention(k, Precision::bf16, length, 0.5f, 1 << 30, true);
     }
     test_attention(k, Precision::fp32, 300, 30.0f);
     for (int reach : {0, 1, 31, 64, 299}) {
       test_attention(k, Precision::fp32, 300, 1.0f, reach);
       test_attention(k, Precision::bf16, 301, 0.5f, reach);
+      test_attention(k, Precision::bf16, 301, 0.5f, reach, true);
     }
     test_log_mel(k);
     test_pool(k);

@@ -22,9 +22,18 @@ struct Attention {
   int key_panels;          // room for keys, in panels
   int key_words;           // room for keys, in words
   int reach = kUnlimited;  // a query attends keys at most so far from it, on either side
+
+  // Precision::int8: queries are bytes with a scale and zero a row, keys signed bytes with a scale
+  // each, and values are as ever. Heads are kGroup wide at most.
+  Precision scores = precision;
+  float* query_scale = nullptr;  // [tiles][heads][2][rows], scales and zeros
+  float* key_scale = nullptr;    // [heads][key_panels][2][panel], scales and scaled sums of bytes
+  float* scratch = nullptr;      // for those who make queries or keys: kGroup floats a row
 };
 
 struct AttentionKernels {
+  bool bytes;  // scores of bytes are worth their while
+
   // Writes softmax(q k^T) v of one tile of queries and one head: [rows][head_width]. Work grows
   // with the keys within reach, not with the length.
   void (*attend)(const Attention& a, int tile, int head, float* out, int stride);

@@ -44,10 +44,11 @@ struct Sequence {
 // are.
 std::vector<Precision> layer_precisions(Precision precision, int layers);
 
-// A layer of Precision::int8 keeps its feed-forward layers in int8 and the rest in bfloat16 where
-// the CPU has it, float32 elsewhere: quantising the projections of attention too would double the
-// error. The convolutions are as the first layer's projections. The first layer's output projection
-// is in float32, unless the first layer is int8.
+// A layer of Precision::int8 keeps its feed-forward layers in int8, and where the CPU has dot
+// products of bytes the scores of attention, and the rest in bfloat16 where the CPU has it, float32
+// elsewhere: quantising the projections of attention too would double the error. The convolutions
+// are as the first layer's projections. The first layer's output projection is in float32, unless
+// the first layer is int8.
 class Encoder {
  public:
   // Takes a precision for each layer. Throws std::invalid_argument for an impossible shape, number
@@ -94,6 +95,7 @@ class Encoder {
   struct Layer {
     Precision dense = Precision::fp32;  // of attention and its projections
     Precision inner = Precision::fp32;  // of the feed-forward layers
+    Precision scores = Precision::fp32;
     Linear q, k, v, o, fc1, fc2;
     float *norm1_weight = nullptr, *norm1_bias = nullptr;
     float *norm2_weight = nullptr, *norm2_bias = nullptr;
@@ -147,6 +149,7 @@ class Encoder {
   std::vector<int> first_tile_;   // of each sequence
   std::vector<int> first_panel_;  // of each sequence's keys
   Buffer residual_, queries_, keys_[2], values_[2];
+  Buffer query_scale_, key_scale_[2];
   Buffer last_;  // h_L of one sequence, for its moments
 };
 
