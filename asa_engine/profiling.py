@@ -62,8 +62,8 @@ def recording(
         recorder: Called when a scope ends, on the thread it ran on.
         operator_traces: Folder for the operator traces of backends opened in the block, from
             those that can write them.
-        lap_sources: Where backends opened in the block put a function that tells what their
-            kernels did, those that can.
+        lap_sources: Where backends opened and streams begun in the block put a function that tells
+            what their kernels did, those that can.
     """
     tokens = (
         _recorder.set(recorder),
@@ -84,7 +84,7 @@ def operator_trace_folder() -> Path | None:
 
 
 def lap_sources() -> list[LapSource] | None:
-    """Return where a backend opened now should say how to ask its kernels; mostly `None`."""
+    """Return where what is opened now should say how to ask its kernels; mostly `None`."""
     return _lap_sources.get()
 
 

@@ -19,6 +19,7 @@ from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.kernels import isa
 from asa_engine.kernels.encoder import PRECISIONS, Encoder, encoder_tensors, pool
 from asa_engine.kernels.head import Head
+from asa_engine.kernels.laps import LapLog
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.profiling import lap_sources
 
@@ -125,9 +126,11 @@ class NativeBackend(Backend):
         self._shelf = shelf
         if shelf:
             shelf.keep(self._encoder.packed)
+        self._laps: LapLog | None = None
         if (sources := lap_sources()) is not None:
             self._encoder.record(True)
-            sources.append(self._encoder.take_laps)
+            self._laps = LapLog()
+            sources += [self._encoder.take_laps, self._laps.take]
 
     @classmethod
     def availability(cls) -> Availability:
@@ -167,11 +170,20 @@ class NativeBackend(Backend):
         """Encode one window; frames are handed out only when asked for."""
         if self._config.kernel_centres:
             encoded, moments = self._encoder.encode_with_moments([mel], self._layer_weights)[0]
-            stats = np.concatenate([pool(encoded, *self._attention), moments.ravel()])
+            stats = np.concatenate([self._pool(encoded), moments.ravel()])
         else:
             encoded = self._encoder.encode([mel], self._layer_weights)[0]
-            stats = pool(encoded, *self._attention)
+            stats = self._pool(encoded)
         return Encoded(stats, encoded if frames else None)
+
+    def _pool(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._laps is None:
+            return pool(frames, *self._attention)
+        # A head's scores and its weighted sum are a multiply-add each, sums and squares three.
+        heads = self._attention[0].shape[0]
+        operations = frames.size * (4.0 * heads + 3)
+        with self._laps.lap("pooling", operations, 4.0 * frames.size):
+            return pool(frames, *self._attention)
 
     def head(self, stats: NDArray[np.float32]) -> HeadOutput:
         """Compute prior and scores."""

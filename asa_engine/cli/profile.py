@@ -93,13 +93,15 @@ def _load(args: argparse.Namespace) -> tuple[Engine, float]:
     return engine, 1e3 * (time.perf_counter() - start)
 
 
-def measure(engine: Engine, audio: Path, repeat: int) -> list[Pass]:
-    """Score the recording once cold and `repeat` times warm."""
+def measure(
+    engine: Engine, audio: Path, repeat: int, lap_sources: list[LapSource] | None = None
+) -> list[Pass]:
+    """Score the recording once cold and `repeat` times warm; the last argument is `recording`'s."""
     passes = []
     for number in range(repeat + 1):
         spans: list[Span] = []
         start = time.perf_counter()
-        with recording(spans.append):
+        with recording(spans.append, lap_sources=lap_sources):
             engine.assess(audio)
         name = f"warm {number}" if number else "cold"
         passes.append(Pass(name, start, time.perf_counter(), spans))
@@ -197,8 +199,9 @@ def _watch(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         with recording(lambda span: None, operator_traces=Path(folder), lap_sources=sources):
             engine, _ = _load(args)
-        passes = measure(engine, args.audio, args.repeat if sources else 1)
-        laps = [lap for source in sources for lap in source()]
+        # Where the backend tells of its kernels, those before it do so too.
+        passes = measure(engine, args.audio, args.repeat if sources else 1, sources or None)
+        laps = sorted((lap for source in sources for lap in source()), key=lambda lap: lap.start_s)
         about = {"audio": args.audio.name, **_about(engine)}
         files = _artifact_stems(engine)
         del engine
@@ -262,6 +265,8 @@ def table(profile: dict[str, Any]) -> str:
         f"{'total':<10}{profile['cold_ms']:>10.2f}{profile['warm_ms']:>10.2f}",
         f"{'load':<10}{profile['load_ms']:>10.2f}",
     ]
+    if profile["windows"]:
+        lines += []
     if profile["windows"]:
         lines += [
             "",

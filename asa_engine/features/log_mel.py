@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.kernels import LogMel
+from asa_engine.kernels.laps import LapLog
+from asa_engine.profiling import lap_sources
 
 __all__ = ["WindowedLogMel"]
 
 _CENTRE_PAD_SAMPLES = 200
 _ZERO_BLOCK = np.zeros(16_000, dtype=np.float32)
+_HOP, _FFT = 160, 400
+# Of a frame: a real FFT, the power of its bins, and two mel filters over each of them.
+_OPERATIONS = 2.5 * _FFT * math.log2(_FFT) + (3 + 4) * (_FFT // 2 + 1)
 
 
 class WindowedLogMel:
@@ -33,15 +40,20 @@ class WindowedLogMel:
         self._window_samples = window_samples
         self._pad_to_window = pad_to_window
         self._min_samples = min_samples
+        self._n_mels = n_mels
         self._window = LogMel(n_mels, window_samples)
         self._closed = 0
+        self._laps: LapLog | None = None
+        if (sources := lap_sources()) is not None:
+            self._laps = LapLog()
+            sources.append(self._laps.take)
 
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take float32 samples [n]; return the log-mel [n_mels, T] of each window they close."""
         closed = []
         while samples.size:
             take = min(samples.size, self._window.room)
-            self._window.push(samples[:take])
+            self._push(samples[:take])
             samples = samples[take:]
             if not self._window.room:
                 closed.append(self._close())
@@ -54,8 +66,17 @@ class WindowedLogMel:
             return None
         if self._pad_to_window:
             while self._window.room:
-                self._window.push(_ZERO_BLOCK[: self._window.room])
+                self._push(_ZERO_BLOCK[: self._window.room])
         return self._close()
+
+    def _push(self, samples: NDArray[np.float32]) -> None:
+        if self._laps is None:
+            self._window.push(samples)
+            return
+        frames = samples.size / _HOP
+        size = 4.0 * (samples.size + frames * self._n_mels)
+        with self._laps.lap("log-mel", frames * _OPERATIONS, size):
+            self._window.push(samples)
 
     def _close(self) -> NDArray[np.float32]:
         self._closed += 1

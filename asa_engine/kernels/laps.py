@@ -6,7 +6,9 @@ its precision and bandwidth times its operations a byte (Williams et al. 2009).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from asa_engine import _kernels
 from asa_engine.kernels import isa
 
-__all__ = ["TASK", "Lap", "Roofs", "laps_of", "measure_roofs", "summarise_laps"]
+__all__ = ["TASK", "Lap", "LapLog", "Roofs", "laps_of", "measure_roofs", "summarise_laps"]
 
 TASK: Final = "task"
 _STEPS: Final = (
@@ -63,6 +65,28 @@ class Lap(NamedTuple):
     end_s: float
     operations: float
     bytes: float
+
+
+class LapLog:
+    """Laps of kernels that are called one by one from Python, on the calling thread."""
+
+    def __init__(self) -> None:
+        self._laps: list[Lap] = []
+
+    @contextlib.contextmanager
+    def lap(self, step: str, operations: float, size: float) -> Iterator[None]:
+        """Note the block as one kernel's work in float32, of so many operations and bytes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            end = time.perf_counter()
+            self._laps.append(Lap(step, -1, "fp32", 0, start, end, operations, size))
+
+    def take(self) -> list[Lap]:
+        """Return what was noted since the last call."""
+        laps, self._laps = self._laps, []
+        return laps
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,15 @@ def test_the_table_names_stages_and_windows(
         assert word in printed
 
 
+def test_no_table_of_windows_where_there_are_none(
+    fake_bundle: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _profile(recorded, fake_bundle, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "frames" in profile.table(told)
+    assert "frames" not in profile.table({**told, "windows": []})
+
+
 def test_a_trace_holds_every_span(fake_bundle: Path, recorded: Path, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert _profile(recorded, fake_bundle, "--trace", str(path)) == 0
@@ -223,8 +232,15 @@ def test_the_native_backend_tells_its_kernels(
         ends = inner["ts"] + inner["dur"], outer["ts"] + outer["dur"]
         return bool(outer["ts"] <= inner["ts"] + 1e-3 and ends[0] <= ends[1] + 1e-3)
 
+    stages = {"log-mel": "features", "pooling": "encoder"}  # the others are in a layer
     for kernel in kinds["kernel"]:
-        assert any(inside(kernel, e) for e in kinds["layer"] if e["tid"] == kernel["tid"])
+        if kernel["name"] in stages:
+            within = [e for e in kinds["stage"] if e["name"] == stages[kernel["name"]]]
+        else:
+            within = [e for e in kinds["layer"] if e["tid"] == kernel["tid"]]
+        assert any(inside(kernel, outer) for outer in within)
+    assert sum(kernel["name"] == "pooling" for kernel in kinds["kernel"]) == 4
+    assert {row["kernel"] for row in rows} >= {"log-mel", "pooling"}
     for layer in kinds["layer"]:
         assert any(inside(layer, encoder) for encoder in encoders)
     for encoder in encoders:
