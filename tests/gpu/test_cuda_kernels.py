@@ -192,6 +192,14 @@ def test_a_closed_model_says_so() -> None:
 
 
 @needs_gpu
+def test_timing_leaves_results_as_they_were() -> None:
+    batch = Ragged.of(MELS)
+    before = model().encode(batch)
+    assert model().time(batch, 2) > 0
+    np.testing.assert_array_equal(model().encode(batch).stats, before.stats)
+
+
+@needs_gpu
 def test_the_shipped_grader_keeps_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the budget that exports have for the RMS over many recordings, on a scale of ten."""
     budget = BUDGETS["bf16"].scaled(10).rms
