@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asa_engine.backends import BACKENDS
+from asa_engine.backends import BACKENDS, backend_class
 from asa_engine.cli.options import add_command, add_json_option, positive_float, positive_int
 from asa_engine.cli.progress import progress
-from asa_engine.errors import BundleError
+from asa_engine.errors import BackendError, BundleError
 from asa_engine.selection import AUTO, PRECISIONS
+
+if TYPE_CHECKING:
+    from asa_engine.bundle import Bundle
 
 DETAILS = """\
 Scores every recording of a manifest with the checkpoint in PyTorch and with each variant of the
@@ -77,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
             f"{bundle.name} holds nothing for {args.backend} at {args.precision}",
             mend=f"it holds {', '.join('/'.join(variant) for variant in bundle.variants())}",
         )
+    if args.backend == AUTO:
+        variants = _usable(bundle, variants)
     found = compare(
         Scorer(against, *REFERENCE),
         [Scorer(bundle, *variant) for variant in variants],
@@ -92,3 +98,21 @@ def run(args: argparse.Namespace) -> int:
     for parity in found:
         parity.check()
     return 0
+
+
+def _usable(bundle: Bundle, variants: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Leave out, and name, what cannot run here: a GPU's variants are verified where one is."""
+    usable, skipped = [], {}
+    for backend, precision in variants:
+        found = backend_class(backend).availability()
+        if found.usable:
+            usable.append((backend, precision))
+        else:
+            skipped[f"{backend}/{precision}"] = found.reason
+            print(f"verify: {backend}/{precision} left out: {found.reason}", file=sys.stderr)
+    if not usable:
+        raise BackendError(
+            f"no variant of {bundle.name} can run here",
+            mend="; ".join(dict.fromkeys(skipped.values())),
+        )
+    return usable

@@ -278,3 +278,19 @@ def test_an_export_judges_whole_recordings(gpu: Gpu, shipped: Bundle) -> None:
     judged = parity.Scorer(shipped, "cuda", "fp32", stages=ours).score(speech)
     native = parity.Scorer(shipped, "native", "fp32").score(speech)
     np.testing.assert_allclose(judged, native, rtol=0, atol=SCORES)
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+def test_verify_leaves_out_what_needs_a_gpu(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("asa_export.parity")
+    data = ["--data", str(corpus / "train.jsonl"), "--limit", "2"]
+    assert main(["verify", "default", *data, "--precision", "fp16"]) == 4
+    captured = capsys.readouterr()
+    assert "cuda/fp16 left out: this machine has no NVIDIA driver" in captured.err
+    assert "no variant of default can run here" in captured.err
+    assert main(["verify", "default", *data, "--precision", "fp32"]) == 0
+    captured = capsys.readouterr()
+    assert "native/fp32 against torch/fp32" in captured.out
+    assert "cuda/fp32 left out" in captured.err
