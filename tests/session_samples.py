@@ -19,7 +19,7 @@ PARTS = ("P1", "P3", "P4", "P5")
 MAX_RESPONSES = 8
 
 
-def config(position="first", **changes):
+def config(position="first", share=0.3, **changes):
     """Return the configuration of a grader on the tiny backbones."""
     tokenizer = samples.tokenizer()
     speech = samples.config(
@@ -30,7 +30,7 @@ def config(position="first", **changes):
         parts=tuple(
             PartConfig(name, f"{name}:", encode_template(tokenizer, f"{name}:")) for name in PARTS
         ),
-        prior=PriorConfig(levels=(2.0, 3.0, 4.5), width=8, position=position),
+        prior=PriorConfig(levels=(2.0, 3.0, 4.5), width=8, position=position, share=share),
         between=";",
         between_ids=encode_template(tokenizer, ";"),
         missing="-none-",

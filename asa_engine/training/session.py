@@ -305,13 +305,16 @@ class _Comparison:
         grader = self._grader(_placed(self.config, item))
         grader.load_state_dict(load_file(self._path(item, "safetensors")), strict=False)
         said = self._scores(grader, item)
+        low, high = self.recipe.data.scale_min, self.recipe.data.scale_max
+        pooled = grader.config.pooled(said, self._dev_priors()).clip(low, high)
         report = {
             "recipe": self.recipe.name,
             "recipe_sha256": self.recipe.digest,
             "seed": self.recipe.seed,
             "shipped": item.name,
             "train": {"sessions": len(self.train)},
-            "dev": {"sessions": len(self.dev), **_figures(grader.config, said, self.dev)},
+            "dev": {"sessions": len(self.dev), **_figures(grader.config, pooled, self.dev)},
+            "dev_language_model": _figures(grader.config, said, self.dev),
             "warm_start": self.warm_dev,
             "prior": self._prior_figures(),
             "runs": {
@@ -319,16 +322,21 @@ class _Comparison:
                 for run in self.recipe.runs
             },
         }
-        grader.config = _with_errors(grader.config, said, self.dev)
+        grader.config = _with_errors(grader.config, pooled, self.dev)
         grader.save(
             output, overwrite=True, extra={REPORT_NAME: json.dumps(report, indent=1) + "\n"}
         )
 
     @torch.inference_mode()
+    def _dev_priors(self) -> NDArray[np.float64]:
+        """Return the priors of the dev sessions, [n, L]."""
+        means = torch.stack([speaker.whole.mean for speaker in self.dev])
+        found: NDArray[np.float64] = self.prior(means).softmax(-1).double().numpy()
+        return found
+
     def _prior_figures(self) -> dict[str, float | None]:
         """Return how well the prior's mean level alone tells the overall score, dev sessions."""
-        shares = self.prior(torch.stack([s.whole.mean for s in self.dev])).softmax(-1)
-        said = (shares @ torch.tensor(self.config.prior.levels)).double().numpy()
+        said = self._dev_priors() @ np.array(self.config.prior.levels)
         return _compare(said, np.array([float(s.whole.targets[-1]) for s in self.dev]))
 
     def _path(self, item: SessionRunRecipe, suffix: str) -> Path:
@@ -402,7 +410,9 @@ def _config(
             PartConfig(name, heading, encode_template(tokenizer, heading))
             for name, heading in headings.items()
         ),
-        prior=PriorConfig(levels=recipe.prior.levels, width=recipe.prior.width),
+        prior=PriorConfig(
+            levels=recipe.prior.levels, width=recipe.prior.width, share=recipe.prior.share
+        ),
         between=prompt.between,
         between_ids=encode_template(tokenizer, prompt.between),
         missing=prompt.missing,

@@ -123,6 +123,18 @@ def test_the_place_of_the_prior_matters():
     assert _grader("first").assess(_session()) != _grader("last").assess(_session())
 
 
+def test_the_prior_may_have_a_share_in_the_scores():
+    grader = _grader()
+    said = grader.assess(_session())
+    prior = dataclasses.replace(grader.config.prior, share=0.25)
+    grader.config = dataclasses.replace(grader.config, prior=prior)
+    level = float(said.prior_probabilities @ np.array([2.0, 3.0, 4.5]))
+    found = grader.assess(_session()).scores
+    unheld, _, _ = _by_hand(grader, _session(), "first")
+    expected = np.clip(0.75 * unheld[:4] + 0.25 * level, 0, 10)
+    np.testing.assert_allclose([found[p] for p in PARTS], expected, rtol=TOLERANCE)
+
+
 def test_the_prior_reaches_the_scores():
     grader, other = _grader(), _grader()
     with torch.no_grad():
@@ -204,6 +216,7 @@ def test_projector_adapters_head_and_prior_are_tuned():
         ({"between_ids": [100]}, "vocabulary"),
         ({"prior": {"position": "middle"}}, "prior.position"),
         ({"prior": {"levels": [3.0, 2.0]}}, "prior.levels"),
+        ({"prior": {"share": 1.5}}, "prior.share"),
         ({"max_audio_s": 0}, "max_audio_s"),
         ({"max_audio_s": 600.0}, "do not fit"),
         ({"max_responses": 0}, "max_responses"),

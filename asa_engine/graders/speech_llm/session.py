@@ -52,7 +52,8 @@ class SessionGraded(NamedTuple):
         scores: Part -> score held to its scale, and `overall`; parts of which nothing was heard
             have none.
         missing: Those parts, in their order.
-        predicted_overall: What the head itself says for `overall`; reported is the parts' mean.
+        predicted_overall: What the head itself says for `overall`, before the prior has its share;
+            reported is the parts' mean.
         prior_probabilities: Of the prior's levels, float32 [L].
     """
 
@@ -179,7 +180,9 @@ class SessionLLM(nn.Module):
         sequence = self.sequence(heard, self.prior.embed(logits)[0])
         said = self.answer([sequence])[0]
         aspects = {aspect.name: aspect for aspect in self.config.aspects}
-        values = dict(zip(aspects, said.tolist(), strict=True))
+        shares = logits.softmax(-1)[0]
+        pooled = self.config.pooled(said.double().numpy(), shares.double().numpy())
+        values = dict(zip(aspects, pooled.tolist(), strict=True))
         scores = {
             part.name: min(
                 max(values[part.name], aspects[part.name].scale_min), aspects[part.name].scale_max
@@ -189,7 +192,7 @@ class SessionLLM(nn.Module):
         }
         scores[OVERALL] = sum(scores.values()) / len(scores)
         missing = tuple(part.name for part in self.config.parts if part.name not in heard)
-        return SessionGraded(scores, missing, values[OVERALL], logits.softmax(-1)[0].numpy())
+        return SessionGraded(scores, missing, float(said[-1]), shares.numpy())
 
     def _check(self, session: Mapping[str, Sequence[NDArray[np.float32]]]) -> None:
         config = self.config

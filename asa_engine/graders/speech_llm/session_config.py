@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig
@@ -49,11 +52,14 @@ class PriorConfig:
         position: `first`: before everything, as in the paper, so that nothing can be computed by
             the language model before the speech ends; `last`: before the prompt's end, so that a
             closed response can be prefilled.
+        share: Weight of its own mean level in every score, beside what the language model says
+            having read it; 0 leaves the scores to the language model, as in the paper.
     """
 
     levels: tuple[float, ...] = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5)
     width: int = 128
     position: str = "first"
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,23 @@ class SessionConfig:
         text = sum(len(part.heading_ids) for part in self.parts)
         text += self.max_responses * len(self.between_ids) + len(self.parts) * len(self.missing_ids)
         return 1 + len(speech.prompt.prefix_ids) + text + audio + len(speech.prompt.suffix_ids)
+
+    def pooled(
+        self, said: NDArray[np.float64], probabilities: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Give the prior its share in the language model's scores.
+
+        Args:
+            said: The head's scores, scale units, [..., A].
+            probabilities: The prior, [..., L].
+
+        Returns:
+            (1 - share) said + share (p . levels), [..., A], not held to the scale.
+        """
+        share = self.prior.share
+        level = probabilities @ np.array(self.prior.levels)
+        found: NDArray[np.float64] = (1 - share) * said + share * level[..., np.newaxis]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object that `from_dict` reads."""
@@ -158,6 +181,8 @@ class SessionConfig:
             raise bad("parts", highest, "of tokens below the vocabulary")
         if self.prior.position not in POSITIONS:
             raise bad("prior.position", self.prior.position, " or ".join(POSITIONS))
+        if not 0 <= self.prior.share <= 1:
+            raise bad("prior.share", self.prior.share, "0 to 1")
         if self.max_audio_s <= 0:
             raise bad("max_audio_s", self.max_audio_s, "above 0")
         if self.longest_sequence > speech.language_model.positions:
@@ -200,6 +225,8 @@ def _prior(value: object) -> PriorConfig:
         fields["levels"] = ascending(fields["levels"], "prior.levels", least=2)
     if "width" in fields:
         fields["width"] = integer(fields["width"], "prior.width", 8192)
+    if "share" in fields:
+        fields["share"] = number(fields["share"], "prior.share")
     return PriorConfig(**fields)
 
 

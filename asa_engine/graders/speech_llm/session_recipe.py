@@ -92,6 +92,8 @@ class LevelPriorRecipe:
         dropout: Inside.
         folds: The language model learns from priors of speakers that their classifier did not
             see: it is trained once without each of so many groups of speakers, then with all.
+        share: Weight of its own mean level in the shipped grader's scores, beside the language
+            model's; training does not depend on it.
     """
 
     levels: tuple[float, ...]
@@ -102,6 +104,7 @@ class LevelPriorRecipe:
     weight_decay: float = 0.1
     dropout: float = 0.3
     folds: int = 5
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +290,7 @@ class SessionRecipe:
             ("[fit]: dropout", self.fit.dropout),
             ("[projector]: dropout", self.projector.dropout),
             ("[prior]: dropout", self.prior.dropout),
+            ("[prior]: share", self.prior.share),
             ("[sessions]: missing", self.sessions.missing),
             ("[sessions]: missing_last", self.sessions.missing_last),
             ("[sessions]: least", self.sessions.least),

@@ -276,32 +276,38 @@ class SessionRun:
             seconds = self._kept_samples / SAMPLE_RATE_HZ
             if is_open:
                 seconds += self._open_samples / SAMPLE_RATE_HZ
-            scores = judge(self._config, self._stages.read(hidden), kept, seconds)
+            scores = judge(self._config, self._stages.read(hidden), prior, kept, seconds)
         levels = self._config.prior.levels
         return Grade(scores, prior=Prior(levels, tuple(prior.tolist())))
 
 
 def judge(
-    config: SessionConfig, answer: NDArray[np.float64], kept: list[int], duration_s: float
+    config: SessionConfig,
+    answer: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    kept: list[int],
+    duration_s: float,
 ) -> dict[str, Score]:
     """Return the scores of the parts that something was heard of, and their mean as `overall`.
 
     Args:
         config: The grader's configuration.
         answer: Scores [A] in halves of each scale round its middle, as the head says them.
+        prior: Of its levels, [L].
         kept: Responses kept of each part.
         duration_s: Seconds of speech they were judged on.
     """
-    scores: dict[str, Score] = {}
+    low = np.array([aspect.scale_min for aspect in config.aspects])
+    high = np.array([aspect.scale_max for aspect in config.aspects])
+    points = config.pooled((low + high) / 2 + answer * (high - low) / 2, prior)
     *parts, overall = config.aspects
-    for aspect, value, count in zip(parts, answer.tolist(), kept, strict=False):
-        low, high = aspect.scale_min, aspect.scale_max
-        if count:
-            points = (low + high) / 2 + value * (high - low) / 2
-            scores[aspect.name] = aspect.score(points, duration_s=duration_s)
+    scores = {
+        aspect.name: aspect.score(value, duration_s=duration_s)
+        for aspect, value, count in zip(parts, points.tolist(), kept, strict=False)
+        if count
+    }
     mean = sum(score.value for score in scores.values()) / len(scores)
-    scores[OVERALL] = overall.score(mean, duration_s=duration_s)
-    return scores
+    return {**scores, OVERALL: overall.score(mean, duration_s=duration_s)}
 
 
 def _open(bundle: Bundle, choice: Choice, threads: int) -> Stages:
