@@ -1,0 +1,153 @@
+"""What the ways of reading a session cost, and what they do to its scores.
+
+    python benchmarks/session_modes.py ../shared/data/speechocean762/train-sessions.jsonl \\
+        build/bundles/s4-session [BUNDLE ...]
+
+For every bundle of the session grader, on the sessions of speakers whose number is divisible by 5:
+each mode that suits it, `speculative` with several tolerances. Scores are compared with the
+bundle's own exact mode, windows are encoded once and shared, and times are CPU time of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import asa_engine as asa
+from asa_engine.engine import Engine
+from asa_engine.graders.speech_llm.session_runtime import SessionRun
+from asa_engine.graders.speech_llm.session_stages import HeardWindow
+from asa_engine.metrics import pcc, rmse
+from asa_engine.profiling import StageClock
+from asa_engine.session import Session, played, read_sessions
+
+TOLERANCES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+CHUNK_SAMPLES = 1600
+
+
+class Once:
+    """Stages whose windows are encoded once, however often they are heard."""
+
+    def __init__(self, stages: Any) -> None:
+        self._stages = stages
+        self._heard: dict[bytes, HeardWindow] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stages, name)
+
+    def hear(self, mel: NDArray[np.float32]) -> HeardWindow:
+        """Encode a window, unless it was encoded before."""
+        key = mel.tobytes()
+        if key not in self._heard:
+            self._heard[key] = self._stages.hear(mel)
+        return self._heard[key]
+
+
+class Outcome(NamedTuple):
+    """One session in one mode."""
+
+    scores: list[float]
+    rows: int
+    restarts: int
+    rows_after: int
+    ms_after: float
+
+
+def outcome(engine: Engine, stages: Once, session: Session, mode: str, eps: float) -> Outcome:
+    """Read a session as it would be streamed; what comes after its last sample is timed."""
+    run = SessionRun(engine.config, stages, StageClock(), mode=mode, tolerance=eps)
+    responses = [(part.name, r) for part in session.parts for r in part.responses]
+    for index, (part, recordings) in enumerate(responses):
+        run.begin(part)
+        samples = np.concatenate(list(played(recordings)))
+        for start in range(0, len(samples), CHUNK_SAMPLES):
+            run.push(samples[start : start + CHUNK_SAMPLES])
+        if index + 1 < len(responses):
+            run.end()
+    reading: Any = run.reading
+    before, start_s = reading.rows_run, time.thread_time()
+    run.end()
+    grade = run.finish()
+    ms_after = 1e3 * (time.thread_time() - start_s)
+    if grade is None:
+        raise SystemExit(f"session {session.name} cannot be scored")
+    scores = [grade.scores[aspect.name].value for aspect in engine.config.aspects]
+    return Outcome(scores, reading.rows_run, reading.restarts, reading.rows_run - before, ms_after)
+
+
+def measure(bundle: Path, sessions: list[Session], precision: str) -> list[dict[str, Any]]:
+    """Return a row for each mode of a bundle."""
+    engine = asa.load(bundle, backend="onnxruntime", precision=precision, threads=1)
+    late = engine.config.prior.position == "last"
+    modes = [("late", 0.0)] if late else [("deferred", 0.0)]
+    if not late:
+        modes += [("speculative", tolerance) for tolerance in TOLERANCES]
+    stages = Once(engine._stages)
+    wanted = np.array([session.scores["overall"] for session in sessions])
+    rows: list[dict[str, Any]] = []
+    exact: NDArray[np.float64] | None = None
+    for mode, tolerance in modes:
+        for session in sessions if exact is None else ():
+            outcome(engine, stages, session, mode, tolerance)  # windows are encoded here
+        found = [outcome(engine, stages, session, mode, tolerance) for session in sessions]
+        scores = np.array([item.scores for item in found])
+        exact = scores if exact is None else exact
+        change = scores - exact
+        rows.append(
+            {
+                "bundle": bundle.name,
+                "precision": precision,
+                "mode": mode,
+                "tolerance": tolerance,
+                "sessions": len(sessions),
+                "rms_change": float(np.sqrt(np.mean(change**2))),
+                "max_change": float(np.abs(change).max()),
+                "pcc": pcc(scores[:, -1], wanted),
+                "rmse": rmse(scores[:, -1], wanted),
+                "rows": float(np.mean([item.rows for item in found])),
+                "restarts": float(np.mean([item.restarts for item in found])),
+                "rows_after": float(np.mean([item.rows_after for item in found])),
+                "ms_after_median": float(np.median([item.ms_after for item in found])),
+            }
+        )
+        print(line(rows[-1]), flush=True)
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the table."""
+    name = row["mode"] + (f", {row['tolerance']:g}" if row["mode"] == "speculative" else "")
+    return (
+        f"| {row['bundle']} | {name} | {row['rms_change']:.4f} | {row['max_change']:.4f} "
+        f"| {row['pcc']:.4f} | {row['rmse']:.3f} | {row['rows']:.0f} | {row['restarts']:.1f} "
+        f"| {row['rows_after']:.0f} | {row['ms_after_median']:.0f} |"
+    )
+
+
+def main() -> None:
+    """Print the table; write the figures if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sessions", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    args = parser.parse_args()
+    sessions = [session for session in read_sessions(args.sessions) if session.is_dev][: args.limit]
+    print(
+        "| bundle | mode | RMS change | max | PCC | RMSE | positions run | restarts "
+        "| after the end | CPU ms after the end |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    rows = [row for bundle in args.bundles for row in measure(bundle, sessions, args.precision)]
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
