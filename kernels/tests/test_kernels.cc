@@ -15,7 +15,6 @@
 #include "asa/attend.h"
 #include "asa/balance.h"
 #include "asa/decoder.h"
-#include "asa/decoder.h"
 #include "asa/encoder.h"
 #include "asa/isa.h"
 
@@ -456,81 +455,6 @@ void test_decoder() {
   check(relative_error(bytes, exact) < 20 * tolerance(Precision::int8), "decoder int8");
 }
 
-// A decoder of which all products but the last give `size` times noise.
-std::vector<float> decode(Precision precision, float size, const asa::DecoderShape& s,
-                          const std::vector<float>& speech, const std::vector<int>& tokens) {
-  const int d = s.width;
-  unsigned seed = 70;
-  const auto weight = [&](int out, int in) {
-    return noise(std::size_t(out) * in, size / std::sqrt(float(in)), ++seed);
-  };
-  asa::Decoder decoder(s, precision);
-  decoder.set_embeddings(noise(s.tokens * d, 1.0f, 63).data(),
-                         noise(s.positions * d, 1, 64).data());
-  const std::vector<float> ones(d, 1.0f), none(d, 0.0f);
-  for (int layer = 0; layer < s.layers; ++layer) {
-    const auto qkv = weight(3 * d, d), qkv_bias = weight(3 * d, 1), o = weight(d, d);
-    const auto q = weight(d, d), kv = weight(2 * d, d), kv_bias = weight(2 * d, 1);
-    const auto cross_o = weight(d, d), fc1 = weight(s.inner, d), fc1_bias = weight(s.inner, 1);
-    const auto fc2 = weight(d, s.inner), bias = weight(d, 1);
-    decoder.set_layer(layer,
-                      {ones.data(), none.data(),    qkv.data(),      qkv_bias.data(), o.data(),
-                       bias.data(), ones.data(),    none.data(),     q.data(),        bias.data(),
-                       kv.data(),   kv_bias.data(), cross_o.data(),  bias.data(),     ones.data(),
-                       none.data(), fc1.data(),     fc1_bias.data(), fc2.data(),      bias.data()});
-  }
-  decoder.set_final_norm(ones.data(), none.data());
-  const int frames = int(speech.size()) / d, heads = s.layers * s.heads;
-  std::vector<float> all, logits(s.tokens), attended(std::size_t(heads) * frames);
-  decoder.start(speech.data(), frames);
-  for (const int token : tokens) {
-    decoder.step(token, logits.data(), attended.data());
-    all.insert(all.end(), logits.begin(), logits.end());
-    for (int head = 0; head < heads; ++head) {
-      double sum = 0;
-      for (int t = 0; t < frames; ++t) sum += attended[head * frames + t];
-      check(std::abs(sum - 1) < 1e-5, "decoder: shares of a head");
-    }
-  }
-  return all;
-}
-
-void test_decoder() {
-  const asa::DecoderShape s = {
-      .width = 38, .heads = 2, .inner = 51, .layers = 2, .tokens = 45, .positions = 6};
-  const auto speech = noise(37 * s.width, 1.0f, 65);
-  const std::vector<int> tokens = {3, 44, 0, 7, 7, 12};
-  // Without products a token's state is its embedding and its position's.
-  const auto embeddings = noise(s.tokens * s.width, 1.0f, 63);
-  const auto positions = noise(s.positions * s.width, 1, 64);
-  Matrix expected;
-  for (std::size_t n = 0; n < tokens.size(); ++n) {
-    Matrix x(s.width);
-    double mean = 0, square = 0;
-    for (int i = 0; i < s.width; ++i) {
-      x[i] = double(embeddings[tokens[n] * s.width + i]) + positions[n * s.width + i];
-      mean += x[i] / s.width;
-    }
-    for (const double value : x) square += (value - mean) * (value - mean) / s.width;
-    for (int t = 0; t < s.tokens; ++t) {
-      double logit = 0;
-      for (int i = 0; i < s.width; ++i) {
-        logit += (x[i] - mean) / std::sqrt(square + 1e-5) * embeddings[t * s.width + i];
-      }
-      expected.push_back(logit);
-    }
-  }
-  const auto plain = decode(Precision::fp32, 0.0f, s, speech, tokens);
-  check(relative_error(plain, expected) < 1e-5, "decoder without products");
-  const auto whole = decode(Precision::fp32, 1.0f, s, speech, tokens);
-  const auto again = decode(Precision::fp32, 1.0f, s, speech, tokens);
-  check(whole == again, "decoder: the same twice");
-  // Some twenty products in a row, each rounded as `tolerance` says.
-  const Matrix exact(whole.begin(), whole.end());
-  const auto bytes = decode(Precision::int8, 1.0f, s, speech, tokens);
-  check(relative_error(bytes, exact) < 20 * tolerance(Precision::int8), "decoder int8");
-}
-
 // Another order of the inner units, the same sums; the last unit's weights are the largest.
 void test_balance() {
   const int width = 5, inner = 7;
@@ -589,7 +513,6 @@ int main() {
   test_thread_pool();
   test_balance();
   test_attend();
-  test_decoder();
   test_decoder();
   const std::string list = asa::available_isas();
   for (std::size_t begin = 0; begin < list.size();) {
