@@ -14,7 +14,7 @@ from asa_engine.kernels.device import GraderShape, Limits, Model, Ragged
 from asa_engine.kernels.numpy_device import NumpyDevice
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
 from asa_engine.kernels.triton.buffers import buffer_shapes  # noqa: E402  # where triton is
 from asa_engine.kernels.triton.device import TritonDevice  # noqa: E402
@@ -170,3 +170,16 @@ def test_the_emulation_rounds_where_the_kernels_round(precision: str) -> None:
     found, ours = emulated.encode(batch, sums), model(SMALL, precision).encode(batch, sums)
     np.testing.assert_allclose(found.scores, ours.scores, rtol=0, atol=EMULATED[precision])
     np.testing.assert_allclose(found.prior, ours.prior, rtol=0, atol=EMULATED[precision])
+
+
+def test_a_device_is_found_or_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cuda":
+        assert TritonDevice.find().machine().total_bytes > 0
+        return
+    assert TritonDevice.find().machine().name == "Triton's interpreter"
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    with pytest.raises(BackendError, match=r"without CUDA|finds no GPU"):
+        TritonDevice.find()
+    monkeypatch.setattr("asa_engine.kernels.triton.device.find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"torch and triton not installed \(pip install"):
+        TritonDevice.find()

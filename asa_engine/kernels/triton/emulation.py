@@ -102,7 +102,8 @@ class EmulatedModel:
         """Weights of the softmax are rounded as they are there, relative to a running maximum."""
         heads = self._shape.encoder.heads
         q, k, v = (
-            part.unflatten(1, (heads, -1)).transpose(0, 1) for part in self._low(qkv).chunk(3, 1)
+            part.reshape(len(part), heads, -1).transpose(0, 1)
+            for part in self._low(qkv).chunk(3, 1)
         )
         score = q @ k.transpose(1, 2) / math.sqrt(q.shape[2])
         running = torch.stack([part.amax(2) for part in score.split(self._keys, 2)], 2)
@@ -110,7 +111,8 @@ class EmulatedModel:
         p = (score - top).exp()
         weights = (top - top[..., -1:]).exp()
         mixed = (self._low(p) * weights) @ v / (p * weights).sum(2, keepdim=True)
-        return mixed.transpose(0, 1).flatten(1)
+        joined: Tensor = mixed.transpose(0, 1).flatten(1)
+        return joined
 
     def _encode(self, window: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         weights, config = self._weights, self._shape.encoder
@@ -123,7 +125,8 @@ class EmulatedModel:
             x = x + self._linear(self._attend(self._linear(x, layer.qkv, x)), layer.out)
             x = x + self._linear(F.gelu(self._linear(x, layer.fc1, x)), layer.fc2)
             layers.append(x)
-        layers[-1] = F.layer_norm(x, x.shape[1:], *weights.norm)
+        gain, shift = weights.norm
+        layers[-1] = F.layer_norm(x, x.shape[1:], gain, shift)
         mixed = sum(
             (weight * layer for weight, layer in zip(weights.mix, layers, strict=True)),
             torch.zeros(()),
