@@ -149,6 +149,20 @@ def test_the_prior_joins_a_regression_and_batches():
 
 
 @torch.no_grad()
+def test_units_are_the_nearest_entries():
+    grader, plain = _grader(units=12), _grader()
+    (mel, *_) = _mels(_speech(1.0), grader.config)
+    tokens, entries = plain.window(mel)[0], grader.codebook
+    distance = torch.cdist(tokens.double(), entries.double())
+    units = grader.units(tokens)
+    np.testing.assert_array_equal(units, distance.argmin(1))
+    np.testing.assert_array_equal(grader.window(mel)[0], entries[units])
+    assert grader.config.bits_a_second == 20.0  # 5 tokens a second, 4 bits each
+    with pytest.raises(ValueError, match="no units"):
+        plain.units(tokens)
+
+
+@torch.no_grad()
 def test_batches_say_what_each_recording_says_alone():
     grader = _grader()
     windows = [_mels(_speech(s, seed), grader.config) for seed, s in enumerate((2.5, 0.4, 1.0))]
@@ -359,6 +373,11 @@ def test_configuration_goes_to_json_and_back():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"prior": {"centres": 3}}, "prior.width"),
+        ({"prior": {"centres": 3, "width": 2, "share": 1.5}}, "prior.share"),
+        ({"prior": {"sd": 0}}, "prior.sd"),
+        ({"prior": {"centers": 3}}, "centers"),
+        ({"units": -1}, "units"),
         ({"stack": 7}, "stack"),
         ({"window_s": 40.0, "chunk_s": 40.0}, "window_s"),
         ({"chunk_s": 2.5}, "chunk_s"),
