@@ -106,7 +106,7 @@ class EmulatedModel:
             for part in self._low(qkv).chunk(3, 1)
         )
         score = q @ k.transpose(1, 2) / math.sqrt(q.shape[2])
-        running = torch.stack([part.amax(2) for part in score.split(self._keys, 2)], 2)
+        running = torch.stack([part.amax(2) for part in torch.split(score, self._keys, 2)], 2)
         top = running.cummax(2).values.repeat_interleave(self._keys, 2)[..., : score.shape[2]]
         p = (score - top).exp()
         weights = (top - top[..., -1:]).exp()
