@@ -248,8 +248,7 @@ class _Training:
                 atomic_write(self.work / f"extra-{name}.safetensors", save(extra))
         state = {k: v.contiguous() for k, v in grader.tuned().items() if "lora" not in k}
         atomic_write(self.work / "sounds.safetensors", save(state))
-        found = {"least_fit": least, "figures": figures}
-        atomic_write(done, json.dumps(found).encode())
+        atomic_write(done, json.dumps({"least_fit": least, "figures": figures}).encode())
 
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self.work / f"{name}.safetensors"
@@ -328,7 +327,7 @@ class _Training:
             (sft.lr, sft.batch_size) if name == "sft" else (preference.lr, preference.batch_size)
         )
         frozen = self._frozen()
-        order = []
+        order: list[list[int]] = []
         while len(order) < (preference.steps if name == "preference" else 1):
             for epoch in range(sft.epochs):
                 order += self._batches(size, (recipe.seed, len(name), len(order), epoch))

@@ -111,9 +111,9 @@ def lexicon_of(readings: Sequence[Reading]) -> str:
         for word in reading.words:
             heard[word.text][word.phones] += 1
     lines = []
-    for word, counts in sorted(heard.items()):
+    for text, counts in sorted(heard.items()):
         phones, _ = min(counts.items(), key=lambda item: (-item[1], item[0]))
-        lines.append(f"{word} {' '.join(phones)}\n")
+        lines.append(f"{text} {' '.join(phones)}\n")
     return "".join(lines)
 
 

@@ -67,7 +67,7 @@ def learn_phones(
         layer.dropout.p = how.dropout
         layer.train()
         total = 0.0
-        for batch in torch.from_numpy(chance.permutation(len(y))).split(how.batch_size):
+        for batch in torch.split(torch.from_numpy(chance.permutation(len(y))), how.batch_size):
             said = layer(torch.from_numpy(x[batch.numpy()]).float())
             loss = F.nll_loss(said, y[batch])
             optimizer.zero_grad()

@@ -279,7 +279,7 @@ def _log_probabilities(
     said = _label_logits(grader, sheets, outputs).log_softmax(-1)
     labels = torch.tensor([d.label for sheet in sheets for d in sheet.decisions])
     picked = said.gather(1, labels[:, None])[:, 0]
-    return list(picked.split([len(sheet.decisions) for sheet in sheets]))
+    return list(torch.split(picked, [len(sheet.decisions) for sheet in sheets]))
 
 
 def _means(log_probabilities: Sequence[Tensor]) -> Tensor:
