@@ -30,4 +30,7 @@ def load_wav2vec2(source: str | Path) -> Wav2Vec2Model:
         ) from None
     if model.config.model_type != "wav2vec2":
         raise CheckpointError(f"{source} is a {model.config.model_type}, not a wav2vec2")
-    return model.float().eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model

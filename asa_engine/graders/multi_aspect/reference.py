@@ -88,7 +88,7 @@ class Backbones:
             layers = self._speech(torch.from_numpy(window)[None])
         else:
             layers = self._waves(torch.from_numpy(window)[None], output_hidden_states=True)[-1]
-        mixed = torch.stack(layers).mean(0) if self._config.mixed_layers else layers[-1]
+        mixed = torch.stack(list(layers)).mean(0) if self._config.mixed_layers else layers[-1]
         frames: NDArray[np.float32] = mixed[0].numpy()
         return frames
 
