@@ -50,18 +50,20 @@ class WhisperEncoder:
         self._encoder = encoder
 
     @classmethod
-    def load(cls, folder: str | Path, precision: str = "bf16", threads: int = 1) -> Self:
+    def load(
+        cls, folder: str | Path, precision: str | Sequence[str] = "bf16", threads: int = 1
+    ) -> Self:
         """Read Hugging Face's `config.json` and `model.safetensors` and pack the encoder.
 
         Args:
             folder: The folder that holds both.
-            precision: `fp32`, `bf16` or `int8`.
+            precision: `fp32`, `bf16` or `int8`, or one of them for each layer.
             threads: Threads one call may use, 1 to 256.
 
         Raises:
             CheckpointError: A file is missing or damaged, or a tensor is missing, of another
                 shape, or unknown.
-            ValueError: A precision or thread count out of range.
+            ValueError: A precision or thread count out of range, or not a precision a layer.
             BackendError: `ASA_CPU_ISA` names an instruction set this CPU lacks.
         """
         folder = Path(folder)

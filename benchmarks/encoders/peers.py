@@ -321,10 +321,14 @@ class Native(Peer):
         try:
             encoder = import_module("asa_engine.backends.native").WhisperEncoder
             self._encoder: Any = encoder.load(
-                files.hugging_face, precision=self.precision, threads=threads
+                files.hugging_face, precision=self._precisions(files), threads=threads
             )
         except (ImportError, AttributeError) as failure:
             raise NotHere(f"the native encoder is not built: {failure}") from None
+
+    def _precisions(self, files: Files) -> str | list[str]:
+        """Return the precision of all layers, or of each."""
+        return self.precision
 
     def encode(self, mel: Array) -> Array:
         """See `Peer.encode`."""
@@ -343,6 +347,14 @@ class NativeInt8(Native):
     precision = "int8"
 
 
+class NativeInt8Throughout(NativeInt8):
+    """The first layer too, which `int8` spares: faster, less exact."""
+
+    def _precisions(self, files: Files) -> str | list[str]:
+        config = json.loads((files.hugging_face / "config.json").read_text(encoding="utf-8"))
+        return ["int8"] * int(config["encoder_layers"])
+
+
 PEERS: dict[str, type[Peer]] = {
     REFERENCE: Torch,
     "torch/bf16": TorchBf16,
@@ -356,6 +368,7 @@ PEERS: dict[str, type[Peer]] = {
     "native/fp32": Native,
     "native/bf16": NativeBf16,
     "native/int8": NativeInt8,
+    "native/int8-all": NativeInt8Throughout,
 }
 
 

@@ -75,7 +75,7 @@ def _share(
     peers = [
         row
         for row in result["rows"]
-        if row["peer"] not in OURS
+        if not row["peer"].startswith("native/")
         and (row["model"], row["seconds"], row["streams"], row["threads"])
         == ("tiny.en", seconds, 1, threads)
         and against in (None, row["peer"])
@@ -239,7 +239,7 @@ def _charts(rows: Sequence[Row]) -> list[str]:
                 value=row["p50_ms"],
                 text=f"{row['p50_ms']:.3g} ms",
                 samples=tuple(row["samples_ms"]),
-                mark="chosen" if row["peer"] in OURS else "other",
+                mark="chosen" if row["peer"].startswith("native/") else "other",
             )
             for row in sorted(group, key=lambda row: float(row["p50_ms"]))
         ]
