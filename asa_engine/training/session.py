@@ -37,7 +37,6 @@ from asa_engine.graders.speech_llm.session_config import (
     SessionConfig,
 )
 from asa_engine.graders.speech_llm.session_recipe import SessionRecipe, SessionRunRecipe
-from asa_engine.metrics import metrics
 from asa_engine.nn.language_model import load_language_model, load_tokenizer
 from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.objectives import multi_target_mse
@@ -45,7 +44,8 @@ from asa_engine.recipes import claim_work
 from asa_engine.session import read_sessions
 from asa_engine.training.data import load_corpus
 from asa_engine.training.projector import warm_start
-from asa_engine.training.session_data import Example, Speaker, load_speakers, shuffled
+from asa_engine.training.session_data import Example, load_speakers, shuffled
+from asa_engine.training.session_figures import agreement, figures, with_errors
 from asa_engine.training.session_prior import fit_prior, fold_of
 from asa_engine.training.state import (
     Progress,
@@ -145,7 +145,7 @@ class _Comparison:
         grader.round_halves()
         result = {
             "history": history,
-            "dev": _figures(grader.config, self._scores(grader, item), self.dev),
+            "dev": figures(grader.config, self._scores(grader, item), self.dev),
             "seconds": round(time.perf_counter() - start, 1),
         }
         tensors = {name: value.detach().contiguous() for name, value in grader.tuned().items()}
@@ -287,7 +287,7 @@ class _Comparison:
         return found
 
     def _look(self, grader: SessionLLM, item: SessionRunRecipe, progress: Progress) -> None:
-        found = _figures(grader.config, self._scores(grader, item), self.dev)[OVERALL]
+        found = figures(grader.config, self._scores(grader, item), self.dev)[OVERALL]
         progress.history.append(
             {
                 "step": progress.step,
@@ -313,8 +313,8 @@ class _Comparison:
             "seed": self.recipe.seed,
             "shipped": item.name,
             "train": {"sessions": len(self.train)},
-            "dev": {"sessions": len(self.dev), **_figures(grader.config, pooled, self.dev)},
-            "dev_language_model": _figures(grader.config, said, self.dev),
+            "dev": {"sessions": len(self.dev), **figures(grader.config, pooled, self.dev)},
+            "dev_language_model": figures(grader.config, said, self.dev),
             "warm_start": self.warm_dev,
             "prior": self._prior_figures(),
             "runs": {
@@ -322,7 +322,7 @@ class _Comparison:
                 for run in self.recipe.runs
             },
         }
-        grader.config = _with_errors(grader.config, pooled, self.dev)
+        grader.config = with_errors(grader.config, pooled, self.dev)
         grader.save(
             output, overwrite=True, extra={REPORT_NAME: json.dumps(report, indent=1) + "\n"}
         )
@@ -337,45 +337,10 @@ class _Comparison:
     def _prior_figures(self) -> dict[str, float | None]:
         """Return how well the prior's mean level alone tells the overall score, dev sessions."""
         said = self._dev_priors() @ np.array(self.config.prior.levels)
-        return _compare(said, np.array([float(s.whole.targets[-1]) for s in self.dev]))
+        return agreement(said, np.array([float(s.whole.targets[-1]) for s in self.dev]))
 
     def _path(self, item: SessionRunRecipe, suffix: str) -> Path:
         return self.work / f"run-{item.name}.{suffix}"
-
-
-def _figures(
-    config: SessionConfig, said: NDArray[np.float64], dev: Sequence[Speaker]
-) -> dict[str, dict[str, float | None]]:
-    """Return figures of each part and of their mean, which is the overall score reported."""
-    wanted = torch.stack([speaker.whole.targets for speaker in dev]).double().numpy()
-    found = {
-        part.name: _compare(said[:, index], wanted[:, index])
-        for index, part in enumerate(config.parts)
-    }
-    return {**found, OVERALL: _compare(said[:, :-1].mean(1), wanted[:, -1])}
-
-
-def _compare(said: NDArray[np.float64], wanted: NDArray[np.float64]) -> dict[str, float | None]:
-    found = metrics(said, wanted)
-    return {
-        name: round(value, 4) if math.isfinite(value) else None for name, value in found.items()
-    }
-
-
-def _with_errors(
-    config: SessionConfig, said: NDArray[np.float64], dev: Sequence[Speaker]
-) -> SessionConfig:
-    """Return the configuration with the dev sessions' error as each score's expected error."""
-    wanted = torch.stack([speaker.whole.targets for speaker in dev]).double().numpy()
-    reported = np.concatenate((said[:, :-1], said[:, :-1].mean(1, keepdims=True)), axis=1)
-    errors = np.sqrt(((reported - wanted) ** 2).mean(0))
-    frames = [sum(h.frames for h in speaker.heard.values()) for speaker in dev]
-    seconds = round(float(np.median(frames)) / 50, 1)
-    aspects = tuple(
-        dataclasses.replace(aspect, sd=((seconds, round(float(error), 3)),))
-        for aspect, error in zip(config.aspects, errors, strict=True)
-    )
-    return dataclasses.replace(config, speech=dataclasses.replace(config.speech, aspects=aspects))
 
 
 def _config(
