@@ -211,6 +211,10 @@ class Batcher:
 
     def close(self) -> None:
         """Fail what waits, end the thread, give the model's memory back."""
+        if self._thread is threading.current_thread():
+            # The last user was collected in the middle of a batch: this thread cannot join itself.
+            threading.Thread(target=self.close, daemon=True).start()
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -132,7 +132,8 @@ class _Shared:
 
 
 _shared: dict[tuple[str, str], _Shared] = {}
-_shared_lock = threading.Lock()
+# Reentrant: a backend may be collected, and let go, while another is being made.
+_shared_lock = threading.RLock()
 
 
 class CudaBackend(DeviceBackend):
@@ -161,10 +162,9 @@ class CudaBackend(DeviceBackend):
         self.threads = threads
         key = bundle.sha256, precision
         with _shared_lock:
-            if key not in _shared:
-                _shared[key] = _load(device, bundle, precision)
-            self._held = _shared[key]
-            self._held.users += 1
+            held = _shared.get(key) or _load(device, bundle, precision)
+            held.users += 1
+            _shared[key] = self._held = held
         weakref.finalize(self, _let_go, key)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,3 +282,24 @@ def test_closing_fails_what_waits_and_refuses_what_comes() -> None:
         waiting.future.result(0)
     with pytest.raises(BackendError, match="closed"):
         batcher.submit(work("b"))
+
+
+def test_the_last_user_may_be_collected_in_the_middle_of_a_batch() -> None:
+    """Then the batcher is closed from its own thread, which must not wait for itself."""
+    model = Fragile()
+    batcher = Batcher(model, LIMITS)
+    closed = threading.Event()
+    encode, model_close = model.encode, model.close
+
+    def closing(*arguments: Any, **named: Any) -> Outputs:
+        batcher.close()
+        return encode(*arguments, **named)
+
+    def close() -> None:
+        model_close()
+        closed.set()
+
+    model.encode, model.close = closing, close  # type: ignore[method-assign]
+    batcher.start()
+    assert np.isfinite(batcher.submit(work("a")).result(60).scores).all()
+    assert closed.wait(60)
