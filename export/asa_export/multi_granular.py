@@ -47,7 +47,7 @@ from asa_export.language_model import (
 )
 from asa_export.language_model_calibrate import calibrate_decoder
 from asa_export.language_model_config import DecoderConfig
-from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
+from asa_export.language_model_quantize import Int8Decoder
 from asa_export.parity import REFERENCE, Scorer
 from asa_export.speech import Recording, Speech
 from asa_export.weights import Weights
@@ -111,9 +111,7 @@ def _build(
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
         linears: DecoderLinears = FloatDecoder()
-        if precision == "int4":
-            linears = Int4Decoder()
-        elif precision == "int8":
+        if precision == "int8":
             lexicon = Lexicon.read([work / LEXICON_NAME])
             sequences = _sequences(grader, lexicon, speech.calibration[:CALIBRATED])
             found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
@@ -219,7 +217,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 EXPORTER = Exporter(
-    targets={"onnx": ("onnxruntime", ("fp32", "int8", "int4"))},
+    targets={"onnx": ("onnxruntime", ("fp32", "int8"))},
     validate=_validate,
     build=_build,
     timed=f"8 s of speech encoded and read, {TIMED_TOKENS} tokens written",

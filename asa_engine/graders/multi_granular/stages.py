@@ -50,7 +50,7 @@ STAGE_NAMES: Final = (
     "tokenizer",
     "lexicon",
 )
-_ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8", "int4": "int8"}
+_ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8"}
 
 Array = NDArray[np.float32]
 
@@ -108,7 +108,7 @@ class MultiGranularStages:
     Args:
         config: The grader's configuration.
         files: `STAGE_NAMES` -> file.
-        precision: `fp32`, `int8` or `int4`.
+        precision: `fp32` or `int8`.
         threads: Threads that one call may use.
 
     Raises:
