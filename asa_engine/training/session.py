@@ -306,7 +306,7 @@ class _Comparison:
         grader.load_state_dict(load_file(self._path(item, "safetensors")), strict=False)
         said = self._scores(grader, item)
         low, high = self.recipe.data.scale_min, self.recipe.data.scale_max
-        pooled = grader.config.pooled(said, self._dev_priors()).clip(low, high)
+        pooled = grader.config.pooled(said, self._dev_priors(grader)).clip(low, high)
         report = {
             "recipe": self.recipe.name,
             "recipe_sha256": self.recipe.digest,
@@ -316,7 +316,7 @@ class _Comparison:
             "dev": {"sessions": len(self.dev), **figures(grader.config, pooled, self.dev)},
             "dev_language_model": figures(grader.config, said, self.dev),
             "warm_start": self.warm_dev,
-            "prior": self._prior_figures(),
+            "prior": self._prior_figures(grader),
             "runs": {
                 run.name: read_json(self._path(run, "json"), CheckpointError)
                 for run in self.recipe.runs
@@ -328,15 +328,15 @@ class _Comparison:
         )
 
     @torch.inference_mode()
-    def _dev_priors(self) -> NDArray[np.float64]:
+    def _dev_priors(self, grader: SessionLLM) -> NDArray[np.float64]:
         """Return the priors of the dev sessions, [n, L]."""
         means = torch.stack([speaker.whole.mean for speaker in self.dev])
-        found: NDArray[np.float64] = self.prior(means).softmax(-1).double().numpy()
+        found: NDArray[np.float64] = grader.prior(means).softmax(-1).double().numpy()
         return found
 
-    def _prior_figures(self) -> dict[str, float | None]:
+    def _prior_figures(self, grader: SessionLLM) -> dict[str, float | None]:
         """Return how well the prior's mean level alone tells the overall score, dev sessions."""
-        said = self._dev_priors() @ np.array(self.config.prior.levels)
+        said = self._dev_priors(grader) @ np.array(self.config.prior.levels)
         return agreement(said, np.array([float(s.whole.targets[-1]) for s in self.dev]))
 
     def _path(self, item: SessionRunRecipe, suffix: str) -> Path:

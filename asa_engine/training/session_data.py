@@ -90,7 +90,9 @@ def load_speakers(
         if not dev:
             wanted |= {(path,) for response in wanted for path in response}
         heard = _hear(sorted(wanted), grader, folder / f"{session.name}.safetensors")
-        own = {} if dev else {path: scores[path] for (path, *rest) in wanted if not rest}
+        # In an order of their own: chance draws from it.
+        alone = sorted(path for (path, *rest) in wanted if not rest)
+        own = {} if dev else {path: scores[path] for path in alone}
         sides[dev].append(Speaker(session.name, session, heard, own, _whole(session, heard)))
     if not all(sides):
         raise ManifestError(
