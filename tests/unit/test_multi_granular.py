@@ -342,3 +342,12 @@ def test_a_choice_is_of_five_labels() -> None:
     assert len(choice.options) == 5
     assert isinstance(choice, Choice)
     assert len(shared) == 1  # the space, a token of its own here
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+    for content in (b"{}", b"\xff", b"[1"):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        with pytest.raises(CheckpointError):
+            samples.TextTokens.read(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError):
+        samples.TextTokens.read(tmp_path / "none.json")
