@@ -289,7 +289,9 @@ class _Comparison:
             return answers
         sums = load_file(self.work / "sums-dev.safetensors")["sums"]
         # A few at a time: each is compared with every centre.
-        return grader.prior.pool(answers, torch.cat([grader.prior(x) for x in sums.split(32)]))
+        return grader.prior.pool(
+            answers, torch.cat([grader.prior(x) for x in torch.split(sums, 32)])
+        )
 
     def _forward(self, grader: SpeechLLM, side: str, batch: Sequence[int]) -> Tensor:
         """Return answers [N, K] of recordings from what left the frozen layers."""

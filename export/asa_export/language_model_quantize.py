@@ -233,9 +233,9 @@ class Int4Decoder(_QuantisedDecoder):
         """One MatMulNBits for each layer."""
         seen = self._calibration.get(names[0])
         moment = None if seen is None else seen.moment
-        return [self._linear(graph, x, name, moment) for name in names]
+        return [self._packed(graph, x, name, moment) for name in names]
 
-    def _linear(self, graph: Graph, x: str, name: str, moment: NDArray[np.float64] | None) -> str:
+    def _packed(self, graph: Graph, x: str, name: str, moment: NDArray[np.float64] | None) -> str:
         weight = graph.array(f"{name}.weight")
         steps, scale, zero = pack_int4(weight, moment=moment)
         y = graph.op(

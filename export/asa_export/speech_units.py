@@ -95,7 +95,9 @@ def _with_units(grader: SpeechLLM, codebook: Tensor) -> LlamaForCausalLM:
     config = copy.deepcopy(model.decoder.config)
     config.vocab_size, config.tie_word_embeddings = len(table), False
     config.bos_token_id = config.eos_token_id = config.pad_token_id = None
-    made = LlamaForCausalLM(config).eval().requires_grad_(False)
+    made = LlamaForCausalLM(config)
+    made.train(False)
+    made.requires_grad_(False)
     state = {f"model.{name}": value for name, value in model.decoder.state_dict().items()}
     state["model.embed_tokens.weight"] = state["lm_head.weight"] = table
     made.load_state_dict(state)

@@ -298,8 +298,8 @@ class SpeechLLM(nn.Module):
         windows = [self.window(mel) for mel in mels]
         prefix = self.prefix(0, self.layers)
         answers = []
-        chunks = self.chunks(torch.cat([tokens for tokens, _ in windows]))
-        for at, sequence in enumerate(self.sequences(chunks)):
+        parts = self.chunks(torch.cat([tokens for tokens, _ in windows]))
+        for at, sequence in enumerate(self.sequences(parts)):
             answer = self.answer(self.run([sequence], 0, self.layers, prefix))
             if config.prior.centres:
                 start = at * config.chunk_windows

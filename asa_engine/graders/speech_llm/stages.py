@@ -128,7 +128,7 @@ class Hearing:
         """Pool the language model's answer [K] to windows with what the prior says of them."""
         if self._prior is None:
             return answer
-        sums = np.sum([window.sums for window in windows], axis=0)
+        sums = np.sum([w.sums for w in windows if w.sums is not None], axis=0)
         return pool_answer(self._config, answer, self._prior.score(sums))
 
 
@@ -278,7 +278,9 @@ class _TorchChunk:
             prefix = grader.prefix(0, grader.layers)
             answer = grader.answer(grader.run(sequences, 0, grader.layers, prefix))
             if grader.config.prior.centres:
-                sums = torch.from_numpy(np.sum([window.sums for window in self._windows], axis=0))
+                sums = torch.from_numpy(
+                    np.sum([w.sums for w in self._windows if w.sums is not None], axis=0)
+                )
                 answer = grader.prior.pool(answer, grader.prior(sums[None]))
             found: NDArray[np.float64] = answer[0].double().numpy()
         return found
