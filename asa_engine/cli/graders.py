@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
                 "summary": entry.summary,
                 "exact_when": entry.exact_when,
                 "uses": list(entry.uses),
+                "requires": list(entry.requires),
                 "extra": entry.extra,
             }
             for entry in entries
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     for entry in entries:
         print(f"{entry.name}\n  {entry.summary}\n  exact: {entry.exact_when}")
         if entry.uses:
-            print(f"  takes: {', '.join('--' + name for name in entry.uses)}")
+            shown = [f"--{n} (required)" if n in entry.requires else f"--{n}" for n in entry.uses]
+            print(f"  takes: {', '.join(shown)}")
         if entry.extra:
             print(f"  needs: pip install 'asa-engine[{entry.extra}]'")
     return 0

@@ -46,6 +46,7 @@ class GraderEntry:
             `versions()`, the libraries that the scores depend on.
         run: Starts scoring one recording: (config, stages, clock, request) -> `Run`.
         uses: Which texts of a `Request` the grader takes.
+        requires: Those of them without which it refuses to score.
         extra: Names of asa-engine's extras that it needs, for people; "" if none.
         open_reference: Opens the PyTorch stages that exports are compared with, (bundle, threads)
             -> stages, where these are not those of the torch backend: a grader that recognises
@@ -62,6 +63,7 @@ class GraderEntry:
     open: Callable[[Bundle, Choice, int], Any]
     run: Callable[..., Run]
     uses: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     extra: str = ""
     open_reference: Callable[[Bundle, int], Any] | None = None
     session: Callable[..., SessionRun] | None = None

@@ -3,7 +3,8 @@
     python -m asa_export.bundles models build/bundles [MANIFEST]
 
 With a manifest, scores are compared on real speech of speakers held out; without one, exports are
-compared on synthetic recordings and nothing is verified. Graders of sessions are compared on those
+compared on synthetic recordings and nothing is verified, and graders that score nothing without a
+text are left out. Graders of sessions are compared on those
 of the manifest beside it whose name ends in "-sessions".
 """
 
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str]) -> int:
     if manifest is None:
         print("no manifest: bundles are compared on synthetic recordings and not verified")
     for config in sorted(models.glob(f"*/{CONFIG_NAME}")):
+        grader = str(read_json(config, CheckpointError).get("grader"))
+        if manifest is None and (needed := grader_entry(grader).requires):
+            print(f"{config.parent.name} is left out: it needs a manifest with {', '.join(needed)}")
+            continue
         for step in steps(config.parent, bundles / config.parent.name, manifest):
             print(f"$ asa-engine {' '.join(step)}", flush=True)
             if code := cli(step):

@@ -21,7 +21,7 @@ from asa_engine.graders.text.encoders import (  # noqa: E402
     TorchEncoder,
 )
 from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors  # noqa: E402
-from asa_export.bundles import steps  # noqa: E402
+from asa_export.bundles import main, steps  # noqa: E402
 from asa_export.exporter import exporter_of  # noqa: E402
 from asa_export.text import write_ctranslate2, write_onnx  # noqa: E402
 from asa_export.weights import Weights  # noqa: E402
@@ -118,3 +118,12 @@ def test_bundles_are_made_from_what_the_checkpoint_names(tmp_path: Path) -> None
         "backbones",
         "export",
     ]
+
+
+def test_a_grader_that_needs_text_is_left_out_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models" / "s5").mkdir(parents=True)
+    (tmp_path / "models" / "s5" / "config.json").write_text('{"grader": "multi_granular"}')
+    assert main([str(tmp_path / "models"), str(tmp_path / "out")]) == 0
+    assert "s5 is left out: it needs a manifest with text" in capsys.readouterr().out

@@ -297,5 +297,6 @@ ENTRY = GraderEntry(
     open=_open,
     run=MultiGranularRun,
     uses=("text",),
+    requires=("text",),
     extra="recogniser",
 )
