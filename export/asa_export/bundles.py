@@ -2,6 +2,8 @@
 
     python -m asa_export.bundles models build/bundles [MANIFEST]
 
+Only what runs without a GPU is made; 'asa-engine export --target' makes the rest.
+
 With a manifest, scores are compared on real speech of speakers held out; without one, exports are
 compared on synthetic recordings and nothing is verified, and graders that score nothing without a
 text are left out. Graders of sessions are compared on those
@@ -23,6 +25,9 @@ from asa_export.exporter import exporter_of
 
 __all__ = ["main", "steps"]
 
+ON_GPU = frozenset({"cuda", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"})
+"""Backends left to those who have a GPU."""
+
 EXPORT_LIMIT, VERIFY_LIMIT = 100, 20
 """Recordings that an export is judged on, and a bundle verified on."""
 
@@ -35,7 +40,11 @@ def steps(checkpoint: Path, bundle: Path, manifest: Path | None) -> Iterator[lis
         yield ["backbones", "fetch", *backbones]
     exporter = exporter_of(str(config.get("grader")))
     lacking = {target for target, name in exporter.needs.items() if not config.get(name)}
-    targets = ",".join(target for target in exporter.targets if target not in lacking)
+    targets = ",".join(
+        target
+        for target, (backend, _) in exporter.targets.items()
+        if target not in lacking and backend not in ON_GPU
+    )
     export = ["export", str(checkpoint), "-o", str(bundle), "--target", targets, "--force"]
     if manifest is None:
         yield export

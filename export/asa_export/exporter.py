@@ -75,6 +75,7 @@ class Exporter:
         build: Writes every file of the bundle but the manifest and the card into a folder, and
             returns the stages they serve: (source, configuration, folder, variants, speech).
         needs: Target -> field of `config.json` that must be set for it.
+        on_request: Variants made only when their precision is named: not known to hold the budget.
         judge: Opens what a variant is judged by instead of its own backend, which may need a
             device that the exporting machine lacks: (bundle, backend, precision) -> stages; `None`
             where the backend itself is judged. Such variants are not timed and `auto` does not
@@ -88,6 +89,7 @@ class Exporter:
     build: Callable[[Bundle, Any, Path, Sequence[Variant], Speech], Stages]
     judge: Callable[[Bundle, str, str], Any] = lambda bundle, backend, precision: None
     needs: Mapping[str, str] = field(default_factory=dict)
+    on_request: tuple[Variant, ...] = ()
     timed: str = "8 s of speech"
     timed_pass: Callable[[Scorer, NDArray[np.float32]], None] = _score
 
@@ -148,11 +150,14 @@ def plan(
 ) -> tuple[Variant, ...]:
     """Return the variants to make; an empty list of precisions means all a target has.
 
+    Those that an exporter makes on request only are left out of an empty list.
+
     Raises:
         BundleError: The grader cannot be exported.
         UsageError: A target is unknown, or no target has one of the precisions.
     """
-    possible = exporter_of(grader).targets
+    exporter = exporter_of(grader)
+    possible = exporter.targets
     for target in targets:
         if target not in possible:
             raise UsageError(
@@ -168,7 +173,8 @@ def plan(
         (backend, precision)
         for backend, levels in chosen
         for precision in levels
-        if not precisions or precision in precisions
+        if precision in precisions
+        or (not precisions and (backend, precision) not in exporter.on_request)
     )
 
 

@@ -218,6 +218,8 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 EXPORTER = Exporter(
     targets={"onnx": ("onnxruntime", ("fp32", "int8"))},
+    # Of the shipped checkpoint int8 moves the sentence's accuracy by RMS 0.08 of 10: too far.
+    on_request=(("onnxruntime", "int8"),),
     validate=_validate,
     build=_build,
     timed=f"8 s of speech encoded and read, {TIMED_TOKENS} tokens written",
