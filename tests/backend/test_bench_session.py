@@ -15,8 +15,8 @@ from asa_engine.bundle import Bundle
 from asa_engine.cli.bench import register
 from asa_engine.errors import DriftError
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("transformers", reason="needs the extra 'bench'")
 
 DEMO = Path(__file__).parents[2] / "examples" / "audio" / "demo.flac"
 

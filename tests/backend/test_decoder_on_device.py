@@ -13,8 +13,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("transformers", reason="needs the extra 'bench'")
 
 from language_models import save_model, tiny_model
 
@@ -151,7 +151,7 @@ def test_both_memories_keep_what_is_put_in(kind: str) -> None:
 
 
 def test_bfloat16_is_rounded_to_the_nearest_and_to_even() -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
     kind = KEPT_TYPES["tensor(bfloat16)"]
     ties = np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8, 0.0, 3e38], np.float32)
     values = np.concatenate([ties, np.random.default_rng(2).normal(size=500).astype(np.float32)])

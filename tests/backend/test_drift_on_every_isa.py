@@ -17,7 +17,7 @@ from asa_engine.bench.drift import Scores, score_drift
 from asa_engine.kernels.encoder import PRECISIONS
 from asa_engine.manifest import dev_split, read_manifest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs the extra 'train'")
 
 DEMO = Path(__file__).parents[2] / "examples" / "audio" / "demo.flac"
 RECORDINGS = 6

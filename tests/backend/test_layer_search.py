@@ -23,7 +23,7 @@ from asa_engine.layer_search import LayerSearch, LayerTrial, search_layers, sear
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.tuning import Trial, Tuning, write_tuned
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
 

@@ -21,7 +21,9 @@ from asa_engine.features import linguistic
 from asa_engine.manifest import read_manifest
 
 for package in ("torch", "onnx", "ctranslate2", "transformers", linguistic.SPACY_MODEL):
-    pytest.importorskip(package)
+    pytest.importorskip(
+        package, reason=f"needs {package}: the extras 'export', 'bench', 'linguistic'"
+    )
 
 from asa_export.multi_aspect import EXPORTER  # noqa: E402
 from asa_export.parity import Scorer  # noqa: E402

@@ -27,8 +27,8 @@ from asa_engine.graders.aspects import AspectConfig
 from asa_engine.kernels import reference
 from asa_engine.nn.config import WhisperEncoderConfig
 
-torch = pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors.numpy")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra 'train'")
 
 from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
 

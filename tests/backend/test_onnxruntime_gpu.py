@@ -15,7 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import onnxruntime as ort
 from export_samples import make_checkpoint

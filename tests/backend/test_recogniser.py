@@ -82,7 +82,7 @@ def test_words_times_and_doubts_are_those_of_ctranslate2(
     folder: Path, recordings: list[NDArray[np.float32]]
 ) -> None:
     """CTranslate2's decoder and aligner, given the same frames, in float32."""
-    ctranslate2 = pytest.importorskip("ctranslate2")
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra 'recogniser'")
     theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1)
     ours = Whisper.open(folder, precision="fp32", threads=1)
     vocabulary = Vocabulary.read(folder)
@@ -118,7 +118,7 @@ def test_words_times_and_doubts_are_those_of_ctranslate2(
 def test_with_full_windows_it_hears_what_the_reference_hears(
     folder: Path, recordings: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs the extra 'bench'")
     from asa_engine.recogniser.reference import open_reference
 
     monkeypatch.setattr(whisper, "MIN_WINDOW_S", 30.0)

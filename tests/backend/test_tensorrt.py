@@ -17,8 +17,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
+pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("onnx", reason="needs the extra 'export'")
 
 from export_samples import make_checkpoint
 from gpu_fakes import FakeCuda, fake_tensorrt

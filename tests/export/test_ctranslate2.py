@@ -17,7 +17,7 @@ from asa_engine.nn.ct2 import read_ct2_variables
 from asa_export.ctranslate2 import check_words, convert_whisper, word_errors
 from asa_export.speech import Recording
 
-pytest.importorskip("ctranslate2")
+pytest.importorskip("ctranslate2", reason="needs the extra 'recogniser'")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_weights_are_left_as_they_are(folder: Path, converted: Path) -> None
 
 
 def test_a_hugging_face_folder_becomes_the_same_model(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs the extra 'bench'")
     from asa_engine.nn.hugging_face import build_whisper
 
     source = tmp_path / "source"

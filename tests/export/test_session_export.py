@@ -368,7 +368,7 @@ def test_the_command_line_takes_sessions_alone(
     assert found["validity"]["reasons"] == [INCOMPLETE]
     assert cli(["assess", *bundle, str(folder / "P1" / "0.wav")]) == 2
     assert "scores sessions, not recordings" in capsys.readouterr().err
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("aiohttp", reason="needs the extra 'server'")
     assert cli(["serve", "--bundle", str(made["first"][1])]) == 2
     assert "the server single recordings" in capsys.readouterr().err
     with pytest.raises(UsageError, match="whole sessions"):

@@ -305,7 +305,7 @@ def test_what_is_no_compute_capability_is_said(text: str) -> None:
 @pytest.fixture(scope="module")
 def rtx() -> Library:
     """TensorRT-RTX; `make gpu-engines` installs it."""
-    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra 'tensorrt-rtx'")
     return load_library()
 
 

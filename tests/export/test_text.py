@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("transformers")
-pytest.importorskip("ctranslate2")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
+pytest.importorskip("transformers", reason="needs the extra 'bench'")
+pytest.importorskip("ctranslate2", reason="needs the extra 'recogniser'")
 
 from text_samples import SHAPE, make_bert, make_grader, make_tokenizer  # noqa: E402
 

@@ -272,7 +272,7 @@ def test_it_is_a_backend() -> None:
 
 def test_an_export_judges_whole_recordings(gpu: Gpu, shipped: Bundle) -> None:
     """Two windows: scores that came with the last one alone must not be taken for theirs."""
-    parity = pytest.importorskip("asa_export.parity")
+    parity = pytest.importorskip("asa_export.parity", reason="needs the extra 'export'")
     speech = speech_like(4 * 16_000 + 9_000)
     ours = CudaBackend.open(shipped, precision="fp32", threads=1)
     judged = parity.Scorer(shipped, "cuda", "fp32", stages=ours).score(speech)
@@ -284,7 +284,7 @@ def test_an_export_judges_whole_recordings(gpu: Gpu, shipped: Bundle) -> None:
 def test_verify_leaves_out_what_needs_a_gpu(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("asa_export.parity")
+    pytest.importorskip("asa_export.parity", reason="needs the extra 'export'")
     data = ["--data", str(corpus / "train.jsonl"), "--limit", "2"]
     assert main(["verify", "default", *data, "--precision", "fp16"]) == 4
     captured = capsys.readouterr()

@@ -1,6 +1,6 @@
 """The whole grader on the CUDA kernels: on a GPU, or on the emulation of `make cuda-tests`.
 
-With neither, what is left to test is that the stubs say so.
+Without either, the stubs are tested: each says what is missing.
 """
 
 from __future__ import annotations

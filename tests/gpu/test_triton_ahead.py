@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("triton")
+pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("triton", reason="needs the extra 'cuda'")
 
 PROGRAM = """\
 import json

@@ -16,8 +16,8 @@ from asa_engine.kernels import reference
 from asa_engine.kernels.device import mel_frames_of
 from asa_engine.kernels.triton.tiles import tile_table
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("triton", reason="needs the extra 'cuda'")
 
 from asa_engine.kernels.triton.attention import attention  # noqa: E402  # where triton is
 from asa_engine.kernels.triton.conv import conv  # noqa: E402

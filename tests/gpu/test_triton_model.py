@@ -13,8 +13,8 @@ from asa_engine.errors import BackendError
 from asa_engine.kernels.device import GraderShape, Limits, Model, Ragged
 from asa_engine.kernels.numpy_device import NumpyDevice
 
-torch = pytest.importorskip("torch")
-triton = pytest.importorskip("triton")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+triton = pytest.importorskip("triton", reason="needs the extra 'cuda'")
 
 from asa_engine.kernels.triton.buffers import buffer_shapes  # noqa: E402  # where triton is
 from asa_engine.kernels.triton.device import TritonDevice  # noqa: E402

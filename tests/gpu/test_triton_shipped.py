@@ -11,8 +11,8 @@ from asa_engine.backends.native import NativeBackend
 from asa_engine.bundle import Bundle
 from asa_engine.kernels import log_mel
 
-pytest.importorskip("torch")
-pytest.importorskip("triton")
+pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("triton", reason="needs the extra 'cuda'")
 
 from asa_engine.kernels.triton.device import TritonDevice  # where triton is
 

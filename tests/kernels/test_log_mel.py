@@ -43,7 +43,7 @@ def test_agrees_with_reference(n: int, n_mels: int) -> None:
 @pytest.mark.parametrize("n_mels", [80, 128])
 @pytest.mark.parametrize("n", [400, 16_000, 64_001])
 def test_agrees_with_hugging_face(n: int, n_mels: int) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'bench'")
     samples = speech_like(n, seed=1)
     extractor = transformers.WhisperFeatureExtractor(feature_size=n_mels)
     expected = extractor._np_extract_fbank_features(samples[None], "cpu")[0]

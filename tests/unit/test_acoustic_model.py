@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from asa_engine.errors import AudioError, CheckpointError, UsageError  # noqa: E402
@@ -45,7 +45,9 @@ def samples() -> np.ndarray:
 @torch.inference_mode()
 def test_encoder_matches_hugging_face():
     whisper = pytest.importorskip("transformers.models.whisper.modeling_whisper")
-    configuration = pytest.importorskip("transformers").WhisperConfig(
+    configuration = pytest.importorskip(
+        "transformers", reason="needs the extra 'bench'"
+    ).WhisperConfig(
         d_model=16,
         encoder_layers=2,
         encoder_attention_heads=2,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+transformers = pytest.importorskip("transformers", reason="needs the extra 'bench'")
 
 from asa_engine.errors import CheckpointError  # noqa: E402
 from asa_engine.nn.audio_language_model import (  # noqa: E402

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from multi_aspect_samples import tiny_config
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from asa_engine.errors import CheckpointError  # noqa: E402
 from asa_engine.features.linguistic import inventory  # noqa: E402

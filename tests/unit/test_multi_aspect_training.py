@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from multi_aspect_samples import LEVELS, Analyser, encode, words_of
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
 from asa_engine.graders.multi_aspect import training  # noqa: E402

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("transformers", reason="needs the extra 'bench'")
 
 import speech_llm_samples as samples  # noqa: E402
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("tokenizers")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("transformers", reason="needs the extra 'bench'")
+pytest.importorskip("tokenizers", reason="needs the extra 'recogniser'")
 
 from text_samples import make_bert, make_config, make_grader, make_tokenizer  # noqa: E402
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("tqdm")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("tqdm", reason="needs the extra 'train'")
 
 from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
 from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402

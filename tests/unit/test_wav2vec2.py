@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from multi_aspect_samples import tiny_config
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("tokenizers")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+transformers = pytest.importorskip("transformers", reason="needs the extra 'bench'")
+pytest.importorskip("tokenizers", reason="needs the extra 'recogniser'")
 
 from text_samples import SHAPE, make_bert  # noqa: E402
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from asa_engine.errors import UsageError
-from asa_engine.recipes import build, find_data, read_recipe, section, value
+from asa_engine.recipes import build, build_each, find_data, read_recipe, section, value
 
 __all__ = [
     "OBJECTIVES",
@@ -240,9 +240,6 @@ class SpeechLLMRecipe:
         """
         table, digest = read_recipe(path, _TOP_LEVEL)
         where = str(path)
-        objectives = table.get("objective")
-        if not isinstance(objectives, list) or not objectives:
-            raise UsageError(f"{path}: there is no [[objective]]", mend="add at least one")
         recipe = cls(
             name=path.stem,
             threads=value(table.get("threads", 1), 0, f"{where}: threads"),
@@ -257,10 +254,7 @@ class SpeechLLMRecipe:
             prior=build(PriorRecipe, table.get("prior", {}), f"{where} [prior]"),
             adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
             fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
-            objectives=tuple(
-                build(ObjectiveRecipe, item, f"{where} [[objective]] {i + 1}")
-                for i, item in enumerate(objectives)
-            ),
+            objectives=build_each(ObjectiveRecipe, table, "objective", where),
             digest=digest,
             folder=path.resolve().parent,
         )

@@ -12,7 +12,7 @@ from asa_engine.graders.speech_llm.recipe import (
     BackboneRecipe,
     ProjectorRecipe,
 )
-from asa_engine.recipes import build, find_data, read_recipe, section, value
+from asa_engine.recipes import build, build_each, find_data, read_recipe, section, value
 
 __all__ = ["PRIORS", "LevelPriorRecipe", "SessionRecipe", "SessionRunRecipe"]
 
@@ -216,10 +216,6 @@ class SessionRecipe:
         """
         table, digest = read_recipe(path, _TOP_LEVEL)
         where = str(path)
-        runs = table.get("run")
-        if not isinstance(runs, list) or not runs:
-            raise UsageError(f"{path}: there is no [[run]]", mend="add at least one")
-
         recipe = cls(
             name=path.stem,
             threads=value(table.get("threads", 1), 0, f"{where}: threads"),
@@ -235,10 +231,7 @@ class SessionRecipe:
             adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
             fit=build(SessionFitRecipe, section(table, "fit", where), f"{where} [fit]"),
             sessions=build(SessionsRecipe, table.get("sessions", {}), f"{where} [sessions]"),
-            runs=tuple(
-                build(SessionRunRecipe, item, f"{where} [[run]] {i + 1}")
-                for i, item in enumerate(runs)
-            ),
+            runs=build_each(SessionRunRecipe, table, "run", where),
             digest=digest,
             folder=path.resolve().parent,
         )
