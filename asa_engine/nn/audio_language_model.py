@@ -1,61 +1,217 @@
 """Language models that come with their own audio encoder: Qwen2-Audio and Phi-4-multimodal.
 
-Each adapter gives what the speech LLM needs of Hugging Face's class: one clip's features -> audio
-tokens, and the `LanguageModel` that takes them as embeddings.
+Of Hugging Face's classes the speech LLM needs three parts: the encoder, log-mel -> frames; the
+projector, frames -> audio tokens; and the `LanguageModel` that takes those as embeddings.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Phi4MultimodalForCausalLM, Qwen2AudioForConditionalGeneration
+from transformers import AutoConfig, Phi4MultimodalForCausalLM, Qwen2AudioForConditionalGeneration
 
 from asa_engine.errors import CheckpointError
-from asa_engine.nn.language_model import LanguageModel, read_pretrained
+from asa_engine.files import read_json
+from asa_engine.nn.config import AudioEncoderConfig
+from asa_engine.nn.language_model import LanguageModel, load_language_model, read_pretrained
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.nn.whisper import WhisperEncoder
 
-__all__ = ["AudioLanguageModel", "Phi4Multimodal", "Qwen2Audio", "load_audio_language_model"]
+__all__ = [
+    "AudioEncoder",
+    "AudioLanguageModel",
+    "AudioProjector",
+    "Phi4Encoder",
+    "Phi4Multimodal",
+    "Qwen2Audio",
+    "Qwen2Encoder",
+    "audio_family",
+    "load_audio_language_model",
+    "load_backbones",
+]
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+MEL_HZ_PER_FRAME = 2
 
 
-class AudioLanguageModel(Protocol):
-    """Audio tokens and the language model that takes them.
+class AudioProjector(nn.Module):
+    """An audio language model's own projector: every encoder frame becomes one audio token.
 
-    Attributes:
-        language_model: Embeddings in, hidden states out.
+    Args:
+        linears: One linear layer, or several with a GELU between.
     """
 
-    language_model: LanguageModel
+    def __init__(self, *linears: nn.Linear) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
 
-    def tokens_of(self, mel_frames: int) -> int:
-        """Return how many audio tokens come of so many mel frames (100 Hz)."""
+    def forward(self, layers: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Map the encoder's frames, [B, 1, T, D], to audio tokens [B, T, W]."""
+        x = layers[:, -1]
+        for index, linear in enumerate(self.linears):
+            x = linear(F.gelu(x) if index else x)
+        return x
 
-    def audio_tokens(self, features: Tensor, mel_frames: int) -> Tensor:
-        """Return the audio tokens [n, W] of one clip."""
+    def tokens_of(self, lengths: Tensor) -> Tensor:
+        """Return how many audio tokens come of so many frames: as many."""
+        return lengths
 
 
-class Qwen2Audio(nn.Module):
-    """Qwen2-Audio's encoder and projector, run on a clip's valid frames alone.
+class AudioEncoder(nn.Module):
+    """An audio language model's encoder and projector; it takes one unpadded clip a call.
+
+    Args:
+        config: Shape of the encoder.
+        tower: Hugging Face's encoder.
+        projector: What follows it.
+    """
+
+    def __init__(
+        self, config: AudioEncoderConfig, tower: nn.Module, projector: AudioProjector
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tower: Any = tower
+        self.projector = projector
+
+    def forward(self, mel: Tensor) -> list[Tensor]:
+        """Encode a clip's log-mel [1, n_mels, T]; return its last layer's frames, [1, N, D]."""
+        raise NotImplementedError
+
+
+class Qwen2Encoder(AudioEncoder):
+    """Qwen2-Audio's encoder, run on a clip's valid frames alone.
 
     The class itself pads every clip to 30 s and masks what it padded; leaving it away is exact and
-    costs a tenth for a 3 s clip. Only the two convolutions look beyond the last valid frame.
+    costs a tenth for a 3 s clip. Only the two convolutions look beyond the last valid frame: the
+    log-mel goes one frame further, an odd number of frames in all, unless the 30 s end there.
 
     Args:
         model: Hugging Face's `Qwen2AudioForConditionalGeneration`.
     """
 
     def __init__(self, model: Qwen2AudioForConditionalGeneration) -> None:
+        core: Any = model.model
+        shape = core.audio_tower.config
+        config = AudioEncoderConfig(
+            n_mels=shape.num_mel_bins,
+            d_model=shape.d_model,
+            layers=shape.encoder_layers,
+            heads=shape.encoder_attention_heads,
+            ffn=shape.encoder_ffn_dim,
+            positions=shape.max_source_positions,
+            family="qwen2_audio",
+            stack=2,
+        )
+        projector = AudioProjector(core.multi_modal_projector.linear)
+        super().__init__(config, core.audio_tower, projector)
+
+    def forward(self, mel: Tensor) -> list[Tensor]:
+        """Encode log-mel [1, n_mels, 2 E + 1] of a clip of E frames (50 Hz): [1, E // 2, D].
+
+        Raises:
+            CheckpointError: The clip is longer than the encoder's positions.
+        """
+        tower, frames = self.tower, mel.shape[2] // MEL_HZ_PER_FRAME
+        if frames > self.config.positions:
+            raise CheckpointError(
+                f"a clip of {mel.shape[2]} mel frames is too long for this encoder",
+                mend="cut audio into chunks of at most 30 s",
+            )
+        # Frame t of the second convolution sees mel frames up to 2 t + 2.
+        x = F.gelu(tower.conv1(mel.to(tower.conv1.weight.dtype)))[..., : 2 * frames]
+        x = F.gelu(tower.conv2(x)).transpose(1, 2)
+        x = x + tower.embed_positions.weight[:frames]
+        for layer in tower.layers:
+            out = layer(x, None)
+            x = out[0] if isinstance(out, tuple) else out
+        return [tower.layer_norm(tower.avg_pooler(x.transpose(1, 2)).transpose(1, 2))]
+
+
+class Phi4Encoder(AudioEncoder):
+    """Phi-4-multimodal's conformer, with its projection for speech, one unpadded clip a call.
+
+    Its padding mask is added to attention logits, not -inf: a padded clip gives other tokens. One
+    unpadded clip a call is what this engine calls the reference.
+
+    Args:
+        model: Hugging Face's `Phi4MultimodalForCausalLM`.
+
+    Raises:
+        CheckpointError: It hears in chunks, or in another rhythm: not what Phi-4 was trained as.
+    """
+
+    def __init__(self, model: Phi4MultimodalForCausalLM) -> None:
+        core: Any = model.model
+        audio = core.embed_tokens_extend.audio_embed
+        shape = audio.encoder.config
+        for name, wanted in (
+            ("chunk_size", -1),
+            ("bias_symmetric", False),
+            ("downsample_rate", 1),
+            ("kernel_size", 3),
+        ):
+            if (found := getattr(shape, name)) != wanted:
+                raise CheckpointError(
+                    f"audio_config.{name} of this Phi-4 is {found}",
+                    mend=f"only {wanted} is known; give the published model's folder",
+                )
+        config = AudioEncoderConfig(
+            n_mels=shape.input_size,
+            d_model=shape.hidden_size,
+            layers=shape.num_blocks,
+            heads=shape.num_attention_heads,
+            ffn=shape.intermediate_size,
+            positions=shape.bias_max_distance,
+            family="phi4_multimodal",
+            stack=shape.time_reduction // MEL_HZ_PER_FRAME,
+        )
+        projector = AudioProjector(audio.up_proj_for_speech, audio.down_proj_for_speech)
+        super().__init__(config, audio.encoder, projector)
+
+    def forward(self, mel: Tensor) -> list[Tensor]:
+        """Encode log-mel of Phi-4's own extractor, [1, 80, T]: [1, ceil(T / 8), D]."""
+        weight = self.projector.linears[0].weight
+        return [self.tower(mel.transpose(1, 2).to(weight.dtype), None)]
+
+
+class AudioLanguageModel(nn.Module):
+    """Audio tokens and the language model that takes them.
+
+    Args:
+        encoder: Log-mel -> frames -> audio tokens.
+        language_model: Embeddings in, hidden states out.
+    """
+
+    def __init__(self, encoder: AudioEncoder, language_model: LanguageModel) -> None:
         super().__init__()
-        hugging_face: Any = model
-        self.tower = hugging_face.model.audio_tower
-        self.projector = hugging_face.model.multi_modal_projector
-        self.language_model = LanguageModel(model, hugging_face.model.language_model)
+        self.encoder = encoder
+        self.language_model = language_model
+
+    def _tokens(self, mel: Tensor) -> Tensor:
+        tokens: Tensor = self.encoder.projector(torch.stack(self.encoder(mel), 1))[0]
+        return tokens
+
+
+class Qwen2Audio(AudioLanguageModel):
+    """Qwen2-Audio: audio tokens at 25 Hz.
+
+    Args:
+        model: Hugging Face's `Qwen2AudioForConditionalGeneration`.
+    """
+
+    def __init__(self, model: Qwen2AudioForConditionalGeneration) -> None:
+        core: Any = model.model
+        super().__init__(Qwen2Encoder(model), LanguageModel(model, core.language_model))
 
     def tokens_of(self, mel_frames: int) -> int:
-        """Return how many audio tokens (25 Hz) come of so many mel frames (100 Hz)."""
-        return self._encoder_frames(mel_frames) // 2
+        """Return how many audio tokens come of so many mel frames (100 Hz)."""
+        return ((mel_frames - 1) // MEL_HZ_PER_FRAME + 1) // 2
 
     def audio_tokens(self, features: Tensor, mel_frames: int) -> Tensor:
         """Return the audio tokens [n, W] of one clip of at most 30 s.
@@ -67,47 +223,23 @@ class Qwen2Audio(nn.Module):
         Raises:
             CheckpointError: The clip is longer than the encoder's positions.
         """
-        frames = self._encoder_frames(mel_frames)
-        if frames > self.tower.embed_positions.num_embeddings:
-            raise CheckpointError(
-                f"a clip of {mel_frames} mel frames is too long for this encoder",
-                mend="cut audio into chunks of at most 30 s",
-            )
-        # Frame t of the second convolution sees mel frames up to 2 t + 2.
-        mel = features[None, :, : 2 * frames + 1].to(self.tower.conv1.weight.dtype)
-        x = F.gelu(self.tower.conv1(mel))[..., : 2 * frames]
-        x = F.gelu(self.tower.conv2(x)).transpose(1, 2)
-        x = x + self.tower.embed_positions.weight[:frames]
-        for layer in self.tower.layers:
-            out = layer(x, None)
-            x = out[0] if isinstance(out, tuple) else out
-        x = self.tower.layer_norm(self.tower.avg_pooler(x.transpose(1, 2)).transpose(1, 2))
-        tokens: Tensor = self.projector(x)[0]
-        return tokens
-
-    def _encoder_frames(self, mel_frames: int) -> int:
-        return (mel_frames - 1) // 2 + 1
+        frames = (mel_frames - 1) // MEL_HZ_PER_FRAME + 1
+        return self._tokens(features[None, :, : MEL_HZ_PER_FRAME * frames + 1])
 
 
-class Phi4Multimodal(nn.Module):
-    """Phi-4-multimodal's conformer and its projection for speech, one unpadded clip a call.
-
-    Its padding mask is added to attention logits, not -inf: a padded clip gives other tokens. One
-    unpadded clip a call is what this engine calls the reference.
+class Phi4Multimodal(AudioLanguageModel):
+    """Phi-4-multimodal: audio tokens at 12.5 Hz.
 
     Args:
         model: Hugging Face's `Phi4MultimodalForCausalLM`.
     """
 
     def __init__(self, model: Phi4MultimodalForCausalLM) -> None:
-        super().__init__()
-        hugging_face: Any = model
-        self.audio = hugging_face.model.embed_tokens_extend.audio_embed
-        self.language_model = LanguageModel(model)
+        super().__init__(Phi4Encoder(model), LanguageModel(model))
 
     def tokens_of(self, mel_frames: int) -> int:
-        """Return how many audio tokens (12.5 Hz) come of so many mel frames (100 Hz)."""
-        return -(-mel_frames // int(self.audio.encoder.config.time_reduction))
+        """Return how many audio tokens come of so many mel frames (100 Hz)."""
+        return -(-mel_frames // (MEL_HZ_PER_FRAME * self.encoder.config.stack))
 
     def audio_tokens(self, features: Tensor, mel_frames: int) -> Tensor:
         """Return the audio tokens [n, W] of one clip.
@@ -116,11 +248,7 @@ class Phi4Multimodal(nn.Module):
             features: Log-mel of Phi-4's own extractor, [T, 80], T at least `mel_frames`.
             mel_frames: Frames of the clip itself.
         """
-        clip = features[None, :mel_frames].to(self.audio.up_proj_for_speech.weight.dtype)
-        frames = self.audio.encoder(clip, None)
-        hidden = F.gelu(self.audio.up_proj_for_speech(frames))
-        tokens: Tensor = self.audio.down_proj_for_speech(hidden)[0]
-        return tokens
+        return self._tokens(features[None, :mel_frames].transpose(1, 2))
 
 
 _ADAPTERS: dict[str, tuple[Any, Any]] = {
@@ -129,15 +257,35 @@ _ADAPTERS: dict[str, tuple[Any, Any]] = {
 }
 
 
+def audio_family(source: str | Path) -> str | None:
+    """Return the family of the audio language model in a folder or on the hub, if it is one.
+
+    Args:
+        source: A folder with `config.json`, or a name such as `Qwen/Qwen2-Audio-7B-Instruct`.
+
+    Raises:
+        CheckpointError: The configuration cannot be read.
+    """
+    kind: object = None
+    if (file := Path(source) / "config.json").is_file():
+        kind = read_json(file, CheckpointError).get("model_type")
+    elif not Path(source).is_dir() and _HUB_NAME.fullmatch(str(source)):
+        kind = read_pretrained(AutoConfig, source).model_type
+    return kind if isinstance(kind, str) and kind in _ADAPTERS else None
+
+
 def load_audio_language_model(
     kind: str, source: str | Path, dtype: torch.dtype = torch.float32
-) -> AudioLanguageModel:
+) -> Any:
     """Read a model from a folder, or from the hub by name, its weights frozen.
 
     Args:
         kind: `qwen2_audio` or `phi4_multimodal`.
         source: Folder or name.
         dtype: What it computes in.
+
+    Returns:
+        `Qwen2Audio` or `Phi4Multimodal`.
 
     Raises:
         CheckpointError: There is no such kind, or nothing readable is there.
@@ -150,4 +298,33 @@ def load_audio_language_model(
     factory, adapter = _ADAPTERS[kind]
     model = read_pretrained(factory, source, dtype=dtype, attn_implementation="sdpa")
     found: AudioLanguageModel = adapter(model.eval().requires_grad_(False))
+    decoder: Any = found.language_model.decoder
+    if hasattr(decoder, "embed_tokens_extend"):  # Phi-4's eyes, and its ears a second time
+        del decoder.embed_tokens_extend
     return found
+
+
+def load_backbones(
+    encoder: str | Path, language_model: str | Path, positions: int | None = None
+) -> tuple[WhisperEncoder | AudioEncoder, LanguageModel]:
+    """Read an encoder and a language model; each may be a part of an audio language model.
+
+    A model that is named for both is read once.
+
+    Args:
+        encoder: Folder of a Whisper, or folder or hub name of an audio language model.
+        language_model: Folder or hub name of a causal or audio language model.
+        positions: Rows of a Whisper's positional table to keep.
+
+    Raises:
+        CheckpointError: One cannot be read.
+    """
+    hearing, speaking = audio_family(encoder), audio_family(language_model)
+    ears = load_audio_language_model(hearing, encoder) if hearing else None
+    if ears is not None and str(encoder) == str(language_model):
+        return ears.encoder, ears.language_model
+    if speaking:
+        model: LanguageModel = load_audio_language_model(speaking, language_model).language_model
+    else:
+        model = load_language_model(language_model)
+    return (ears.encoder if ears else load_whisper_encoder(encoder, positions)), model

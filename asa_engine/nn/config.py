@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BertShape", "LanguageModelConfig", "WhisperDecoderConfig", "WhisperEncoderConfig"]
+__all__ = [
+    "AudioEncoderConfig",
+    "BertShape",
+    "LanguageModelConfig",
+    "WhisperDecoderConfig",
+    "WhisperEncoderConfig",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,19 @@ class WhisperEncoderConfig:
     heads: int = 6
     ffn: int = 1536
     positions: int = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEncoderConfig(WhisperEncoderConfig):
+    """Shape of an audio language model's own encoder, which comes with a projector of its own.
+
+    Attributes:
+        family: As Hugging Face names the whole model: `qwen2_audio` or `phi4_multimodal`.
+        stack: Frames (50 Hz) that become one audio token.
+    """
+
+    family: str = "qwen2_audio"
+    stack: int = 2
 
 
 @dataclass(frozen=True, slots=True)
