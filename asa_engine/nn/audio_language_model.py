@@ -37,6 +37,8 @@ __all__ = [
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 MEL_HZ_PER_FRAME = 2
+LONGEST_CONFORMER = 500
+"""Frames above which Hugging Face's conformer falls into pieces."""
 
 
 class AudioProjector(nn.Module):
@@ -48,7 +50,7 @@ class AudioProjector(nn.Module):
 
     def __init__(self, *linears: nn.Linear) -> None:
         super().__init__()
-        self.linears = nn.ModuleList(linears)
+        self.linears: Any = nn.ModuleList(linears)
 
     def forward(self, layers: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Map the encoder's frames, [B, 1, T, D], to audio tokens [B, T, W]."""
@@ -65,6 +67,9 @@ class AudioProjector(nn.Module):
 class AudioEncoder(nn.Module):
     """An audio language model's encoder and projector; it takes one unpadded clip a call.
 
+    Called with a clip's log-mel [1, n_mels, T] it returns a list of one tensor, the last layer's
+    frames [1, N, D]: as `WhisperEncoder` does, which returns those of all layers.
+
     Args:
         config: Shape of the encoder.
         tower: Hugging Face's encoder.
@@ -78,10 +83,6 @@ class AudioEncoder(nn.Module):
         self.config = config
         self.tower: Any = tower
         self.projector = projector
-
-    def forward(self, mel: Tensor) -> list[Tensor]:
-        """Encode a clip's log-mel [1, n_mels, T]; return its last layer's frames, [1, N, D]."""
-        raise NotImplementedError
 
 
 class Qwen2Encoder(AudioEncoder):
@@ -161,23 +162,23 @@ class Phi4Encoder(AudioEncoder):
                     f"audio_config.{name} of this Phi-4 is {found}",
                     mend=f"only {wanted} is known; give the published model's folder",
                 )
+        stack = shape.time_reduction // MEL_HZ_PER_FRAME
         config = AudioEncoderConfig(
             n_mels=shape.input_size,
             d_model=shape.hidden_size,
             layers=shape.num_blocks,
             heads=shape.num_attention_heads,
             ffn=shape.intermediate_size,
-            positions=shape.bias_max_distance,
+            positions=LONGEST_CONFORMER * stack,
             family="phi4_multimodal",
-            stack=shape.time_reduction // MEL_HZ_PER_FRAME,
+            stack=stack,
         )
         projector = AudioProjector(audio.up_proj_for_speech, audio.down_proj_for_speech)
         super().__init__(config, audio.encoder, projector)
 
     def forward(self, mel: Tensor) -> list[Tensor]:
         """Encode log-mel of Phi-4's own extractor, [1, 80, T]: [1, ceil(T / 8), D]."""
-        weight = self.projector.linears[0].weight
-        return [self.tower(mel.transpose(1, 2).to(weight.dtype), None)]
+        return [self.tower(mel.transpose(1, 2).to(self.tower.embed.out.weight.dtype), None)]
 
 
 class AudioLanguageModel(nn.Module):
@@ -276,16 +277,13 @@ def audio_family(source: str | Path) -> str | None:
 
 def load_audio_language_model(
     kind: str, source: str | Path, dtype: torch.dtype = torch.float32
-) -> Any:
+) -> Qwen2Audio | Phi4Multimodal:
     """Read a model from a folder, or from the hub by name, its weights frozen.
 
     Args:
         kind: `qwen2_audio` or `phi4_multimodal`.
         source: Folder or name.
         dtype: What it computes in.
-
-    Returns:
-        `Qwen2Audio` or `Phi4Multimodal`.
 
     Raises:
         CheckpointError: There is no such kind, or nothing readable is there.
@@ -297,7 +295,7 @@ def load_audio_language_model(
         )
     factory, adapter = _ADAPTERS[kind]
     model = read_pretrained(factory, source, dtype=dtype, attn_implementation="sdpa")
-    found: AudioLanguageModel = adapter(model.eval().requires_grad_(False))
+    found: Qwen2Audio | Phi4Multimodal = adapter(model.eval().requires_grad_(False))
     decoder: Any = found.language_model.decoder
     if hasattr(decoder, "embed_tokens_extend"):  # Phi-4's eyes, and its ears a second time
         del decoder.embed_tokens_extend

@@ -19,7 +19,7 @@ from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.recipe import SpeechLLMRecipe
 from asa_engine.graders.speech_llm.session_recipe import SessionRecipe
 from asa_engine.metrics import pcc
-from asa_engine.nn.whisper import frames_of
+from asa_engine.nn.whisper import WhisperEncoder, frames_of
 from asa_engine.objectives import multi_target_mse
 from asa_engine.training.data import Corpus, epoch_order
 from asa_engine.training.frozen import FrozenFeatures
@@ -61,6 +61,7 @@ def warm_start(
         window_s=grader.config.window_s,
         min_window_s=grader.config.min_window_s,
     )
+    assert isinstance(grader.encoder, WhisperEncoder)  # others bring a projector of their own
     features = {
         name: FrozenFeatures(grader.encoder, windows, corpus, f"encoder, {name}")
         for name, corpus in (("train", train), ("dev", dev))

@@ -32,8 +32,8 @@ from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.graders.speech_llm.recipe import ObjectiveRecipe, SpeechLLMRecipe
-from asa_engine.nn.language_model import load_language_model, load_tokenizer
-from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.nn.audio_language_model import AudioEncoder, load_backbones
+from asa_engine.nn.language_model import load_tokenizer
 from asa_engine.objectives import (
     fair_average,
     label_cross_entropy,
@@ -45,7 +45,12 @@ from asa_engine.training.data import Corpus, epoch_order, load_corpus
 from asa_engine.training.kernel_prior import NO_PRIOR, FittedPrior, fit_prior
 from asa_engine.training.projector import warm_start
 from asa_engine.training.speech_llm_figures import decodings, error_by_duration, figures
-from asa_engine.training.speech_llm_frozen import EVALUATION_BATCH, fit_codebook, through_layers
+from asa_engine.training.speech_llm_frozen import (
+    EVALUATION_BATCH,
+    fit_codebook,
+    keep_tokens,
+    through_layers,
+)
 from asa_engine.training.state import (
     Progress,
     load_modules,
@@ -125,16 +130,21 @@ class _Comparison:
             recipe.manifest_path(), aspects, recipe.data.targets, recipe.data.limit
         )
         model_folder = backbone_source(recipe.backbones.language_model)
-        self.encoder = load_whisper_encoder(backbone_source(recipe.backbones.encoder), 1500)
-        self.language_model = load_language_model(model_folder)
+        self.encoder, self.language_model = load_backbones(
+            backbone_source(recipe.backbones.encoder), model_folder, 1500
+        )
         self.config = _config(recipe, self.encoder, self.language_model, model_folder)
         for corpus in (self.train, self.dev):
             _check_lengths(corpus, self.config.chunk_s)
         torch.manual_seed(recipe.seed)
         self.projector: dict[str, Tensor] = {}
         start = self._grader(self.config)
-        self.warm_dev = warm_start(start, recipe, self.train, self.dev, work)
-        self.projector = start.projector.state_dict()
+        self.warm_dev: dict[str, float] = {}
+        if isinstance(self.encoder, AudioEncoder):
+            keep_tokens(start, self.train, self.dev, work)
+        else:
+            self.warm_dev = warm_start(start, recipe, self.train, self.dev, work)
+            self.projector = start.projector.state_dict()
         self.prior = self._fit_prior()
         self.config = dataclasses.replace(self.config, prior=self.prior.config)
         if recipe.fit.bf16:
@@ -358,6 +368,12 @@ def _config(
     recipe: SpeechLLMRecipe, encoder: Any, language_model: Any, folder: str | Path
 ) -> SpeechLLMConfig:
     prompt, data = recipe.prompt, recipe.data
+    own = encoder.config if isinstance(encoder, AudioEncoder) else None
+    if own is not None and recipe.prior.share:
+        raise UsageError(
+            f"the recipe {recipe.name}: there is no prior on the {own.family} encoder",
+            mend="leave [prior] share at 0, or name a Whisper as the encoder",
+        )
     config = SpeechLLMConfig(
         aspects=(AspectConfig(data.score, scale_min=data.scale_min, scale_max=data.scale_max),),
         prompt=build_prompt(
@@ -366,12 +382,9 @@ def _config(
         backbones=dataclasses.asdict(recipe.backbones),
         encoder=encoder.config,
         language_model=language_model.config,
-        lora=LoraConfig(
-            rank=recipe.adapter.rank,
-            alpha=recipe.adapter.alpha,
-            first_layer=recipe.adapter.first_layer,
-        ),
-        stack=recipe.projector.stack,
+        lora=LoraConfig.of(language_model.config.family, **dataclasses.asdict(recipe.adapter)),
+        **dataclasses.asdict(recipe.windows),
+        stack=recipe.projector.stack if own is None else own.stack,
         projector_width=recipe.projector.width,
     )
     try:

@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from asa_engine.errors import AudioError
+from asa_engine.files import atomic_write
 from asa_engine.graders.speech_llm.model import SpeechLLM
+from asa_engine.training.data import Corpus
 
-__all__ = ["fit_codebook", "through_layers"]
+__all__ = ["fit_codebook", "keep_tokens", "through_layers"]
 
 EVALUATION_BATCH = 32
 LLOYD_STEPS = 20
+
+
+@torch.inference_mode()
+def keep_tokens(grader: SpeechLLM, train: Corpus, dev: Corpus, work: Path) -> None:
+    """Write what an audio language model's own encoder and projector make of all recordings.
+
+    Args:
+        grader: Whose encoder it is.
+        train: Training speakers.
+        dev: Held-out speakers.
+        work: Where `tokens-{train,dev}.safetensors`, float16 like those of a warm start, go; one
+            that is there already is left.
+
+    Raises:
+        AudioError: A recording is too short to give a single token.
+    """
+    grader.eval()
+    for name, corpus in (("train", train), ("dev", dev)):
+        path = work / f"tokens-{name}.safetensors"
+        if path.is_file():
+            continue
+        found = {}
+        for index, utterance in enumerate(
+            tqdm(corpus.utterances, desc=f"encoder, {name}", unit="", leave=False)
+        ):
+            mels = grader.mels(corpus.samples(index))
+            if not mels:
+                raise AudioError(f"{utterance.id} is too short to give an audio token")
+            found[str(index)] = torch.cat([grader.window(mel)[0] for mel in mels]).half()
+        atomic_write(path, save(found))
 
 
 @torch.inference_mode()

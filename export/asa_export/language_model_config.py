@@ -11,13 +11,13 @@ from asa_engine.graders.fields import bad, integer, number
 
 __all__ = ["DecoderConfig"]
 
-FAMILIES: Final = {"llama": False, "qwen2": True, "phi3": False}
+FAMILIES: Final = {"llama": False, "qwen2": True, "phi3": False, "phi4_multimodal": False}
 """Family -> whether queries, keys and values have biases whatever `attention_bias` says."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Shape of a decoder of the Llama, Qwen2 or Phi-3 family: RMSNorm, rotary positions, SwiGLU.
+    """Shape of a decoder of the Llama, Qwen2 or Phi family: RMSNorm, rotary positions, SwiGLU.
 
     Attributes:
         width: Width of an embedding and of a hidden state.
@@ -95,7 +95,7 @@ class DecoderConfig:
         """Read a `config.json` of transformers.
 
         Args:
-            fields: Its content, of `model_type` llama, qwen2 or phi3.
+            fields: Its content, of `model_type` llama, qwen2, phi3 or phi4_multimodal.
 
         Raises:
             CheckpointError: Another family, or a feature that this decoder does not compute
@@ -116,7 +116,8 @@ class DecoderConfig:
         # transformers 5 writes rope_parameters, older ones rope_theta and rope_scaling.
         rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        long = kind == "longrope" and family == "phi3"
+        phi = family in ("phi3", "phi4_multimodal")
+        long = kind == "longrope" and phi
         if kind != "default" and not long:
             raise bad("rope_type", kind, "'default'")
         theta = rope.get("rope_theta", fields.get("rope_theta", 10_000.0))
@@ -125,7 +126,7 @@ class DecoderConfig:
         head_width = fields.get("head_dim") or width // heads
         positions = integer(fields.get("max_position_embeddings"), "positions", 10_000_000)
         rotary: dict[str, Any] = {}
-        if family == "phi3":
+        if phi:
             share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
             rotary["rotary_width"] = int(head_width * number(share, "partial_rotary_factor"))
             if long:

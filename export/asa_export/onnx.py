@@ -37,6 +37,7 @@ __all__ = [
     "grader_model",
     "has_bias",
     "head_model",
+    "transformer_layer",
 ]
 
 LAYER_NORM_EPSILON = 1e-5
@@ -152,7 +153,7 @@ def _encode(graph: Graph, config: AcousticConfig, linears: Linears) -> tuple[str
     outputs = [x]
     for layer in range(config.encoder.layers):
         name = f"encoder.layers.{layer}"
-        x = _layer(graph, linears, x, name, config.encoder.heads, width, shape, rows)
+        x = transformer_layer(graph, linears, x, name, config.encoder.heads, width, shape, rows)
         outputs.append(x)
     outputs[-1] = _layer_norm(graph, x, "encoder.layer_norm")
     mixed = _mix(graph, outputs)
@@ -183,10 +184,21 @@ def _conv(
     return graph.op("Reshape", graph.op("Gelu", y), shape)
 
 
-def _layer(
+def transformer_layer(
     graph: Graph, linears: Linears, x: str, name: str, heads: int, width: int, shape: str, rows: str
 ) -> str:
-    """One pre-norm Transformer layer on rows [B * N, D]."""
+    """Apply one pre-norm Transformer layer to rows [B * N, D].
+
+    Args:
+        graph: Where it is built.
+        linears: How products are computed.
+        x: The rows.
+        name: Of the layer, in front of its tensors' names.
+        heads: Attention heads.
+        width: D.
+        shape: The value that holds [B, N, D].
+        rows: The value that holds [-1, D].
+    """
     normed = linears.layer_norm(graph, x, f"{name}.self_attn_layer_norm")
     projections = tuple(f"{name}.self_attn.{part}_proj" for part in "qkv")
     parts = linears.apply(graph, normed, projections)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -22,11 +22,13 @@ from torch import Tensor
 
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
-from asa_engine.graders.speech_llm.model import SpeechLLM
+from asa_engine.graders.speech_llm.model import Projector, SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
 from asa_engine.language_model.decoder import Decoder
+from asa_engine.nn.audio_language_model import AudioEncoder, AudioProjector
 from asa_engine.nn.lora import merge_lora
+from asa_export.audio_encoder import audio_encoder_model, constant, linear_rows
 from asa_export.exporter import Exporter, Variant
 from asa_export.graph import Graph
 from asa_export.language_model import (
@@ -49,6 +51,8 @@ from asa_export.weights import Weights
 __all__ = ["EXPORTER", "projector_model"]
 
 ENCODER: Final = "encoder.safetensors"
+CLIP_ENCODER: Final = "encoder.onnx"
+"""Of an audio language model; its weights are those of `ENCODER`."""
 PROJECTOR: Final = "projector.onnx"
 FOLDER: Final = "language_model"
 MERGED: Final = "merged.safetensors"
@@ -76,7 +80,7 @@ def _build(
             shutil.copyfile(opened.path / file, work / file)
     grader = SpeechLLM.load(opened.path)
     merge_lora(grader.language_model)
-    _write(work / ENCODER, {k: _halved(v) for k, v in grader.encoder.state_dict().items()})
+    encoder = _write_encoder(grader, work)
     onnx.save(projector_model(grader, Weights(opened.path / WEIGHTS_NAME)), work / PROJECTOR)
 
     folder = work / FOLDER
@@ -121,7 +125,7 @@ def _build(
         moved = exact_answer - answer if precision != "fp32" else torch.zeros(len(answer))
         name = f"head.{backend}.{precision}.safetensors"
         _write(work / name, {**head, "answer.bias": head["answer.bias"] + moved})
-        files = (ENCODER, PROJECTOR, file, name)
+        files = (encoder, PROJECTOR, file, name)
         for stage, name in zip(STAGE_NAMES, files, strict=True):
             stages.setdefault(stage, {}).setdefault(backend, {})[precision] = name
     if ("onnxruntime", "fp32") not in variants:
@@ -129,6 +133,18 @@ def _build(
         if not any(backend == ON_GPU for backend, _ in variants):
             (folder / MERGED).unlink()
     return stages
+
+
+def _write_encoder(grader: SpeechLLM, work: Path) -> str:
+    """Write the encoder; return the file that serves its stage."""
+    encoder: Any = grader.encoder
+    own = isinstance(encoder, AudioEncoder)
+    tower = encoder.tower if own else encoder
+    _write(work / ENCODER, {k: _halved(v) for k, v in tower.state_dict().items()})
+    if not own:
+        return ENCODER
+    onnx.save(audio_encoder_model(encoder, Weights(work / ENCODER)), work / CLIP_ENCODER)
+    return CLIP_ENCODER
 
 
 def _judge(bundle: Bundle, backend: str, precision: str) -> SpeechLLMStages | None:
@@ -145,56 +161,58 @@ def _judge(bundle: Bundle, backend: str, precision: str) -> SpeechLLMStages | No
 def projector_model(grader: SpeechLLM, weights: Weights) -> onnx.ModelProto:
     """Build the projector: `frames` [T, D], layers already mixed -> `tokens` [ceil(T / stack), W].
 
+    An audio language model's own makes a token of every frame that its encoder leaves.
+
     With a codebook it rounds them to its entries, and their numbers go out as `units` [n].
 
     Args:
         grader: The reference.
         weights: Any tensors; the graph keeps its own.
     """
-    projector, config = grader.projector, grader.config
-    graph = Graph("projector", weights)
+    projector, graph = grader.projector, Graph("projector", weights)
+    x = graph.input("frames", ["frames", grader.config.encoder.d_model])
+    if isinstance(projector, AudioProjector):
+        for index, layer in enumerate(projector.linears):
+            x = linear_rows(graph, graph.op("Gelu", x) if index else x, layer)
+    else:
+        x = _stacked_tokens(graph, x, projector)
+    if grader.codebook is not None:
+        entries = grader.codebook.detach()
+        near = graph.op("MatMul", x, constant(graph, entries.T))
+        near = graph.op("Sub", near, constant(graph, entries.square().sum(1) / 2))
+        units = graph.op("ArgMax", near, axis=-1, keepdims=0)
+        x = graph.op("Gather", constant(graph, entries), units)
+        graph.output(graph.op("Cast", units, to=TensorProto.FLOAT), "units", ["tokens"])
+    graph.output(x, "tokens", ["tokens", grader.config.language_model.width])
+    return graph.model()
 
-    def constant(value: Tensor) -> str:
-        return graph.constant(value.detach().float().numpy())
 
-    x = graph.input("frames", ["frames", config.encoder.d_model])
+def _stacked_tokens(graph: Graph, x: str, projector: Projector) -> str:
+    """Norm, stack, two linear layers, norm."""
     norm = projector.frame_norm
     x = graph.op(
         "LayerNormalization",
         x,
-        constant(norm.weight),
-        constant(norm.bias),
+        constant(graph, norm.weight),
+        constant(graph, norm.bias),
         axis=-1,
         epsilon=norm.eps,
     )
-    stack, zero = graph.constant([config.stack], np.int64), graph.constant([0], np.int64)
+    stack, zero = graph.constant([projector.stack], np.int64), graph.constant([0], np.int64)
     count = graph.op("Shape", x, start=0, end=1)
     # Mod of a negative number has the divisor's sign: what is missing to whole stacks.
     missing = graph.op("Mod", graph.op("Neg", count), stack)
     x = graph.op("Pad", x, graph.op("Concat", zero, zero, missing, zero, axis=0))
-    x = graph.op(
-        "Reshape", x, graph.constant([-1, config.stack * config.encoder.d_model], np.int64)
-    )
-    for index, layer in enumerate((projector.fc1, projector.fc2)):
-        x = graph.op("Gemm", x, constant(layer.weight), constant(layer.bias), transB=1)
-        if not index:
-            x = graph.op("Gelu", x)
-    x = graph.op(
+    x = graph.op("Reshape", x, graph.constant([-1, projector.fc1.in_features], np.int64))
+    x = graph.op("Gelu", linear_rows(graph, x, projector.fc1))
+    x = linear_rows(graph, x, projector.fc2)
+    return graph.op(
         "SimplifiedLayerNormalization",
         x,
-        constant(projector.norm.weight),
+        constant(graph, projector.norm.weight),
         axis=-1,
         epsilon=projector.norm.eps,
     )
-    if grader.codebook is not None:
-        entries = grader.codebook.detach()
-        near = graph.op("MatMul", x, constant(entries.T))
-        near = graph.op("Sub", near, constant(entries.square().sum(1) / 2))
-        units = graph.op("ArgMax", near, axis=-1, keepdims=0)
-        x = graph.op("Gather", constant(entries), units)
-        graph.output(graph.op("Cast", units, to=TensorProto.FLOAT), "units", ["tokens"])
-    graph.output(x, "tokens", ["tokens", config.language_model.width])
-    return graph.model()
 
 
 def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
@@ -207,8 +225,11 @@ def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
     prefix = model.embed(torch.tensor(prompt.prefix_ids, dtype=torch.long))
     sequence = decoder.start(len(prefix))
     sequence.extend(prefix.detach().numpy())
+    mix = {}
+    if isinstance(grader.projector, Projector):
+        mix["layer_weights"] = grader.projector.layer_mix.softmax(0)
     return {
-        "layer_weights": grader.projector.layer_mix.softmax(0),
+        **mix,
         "prefix": torch.from_numpy(sequence.state()),
         "suffix": model.embed(torch.tensor(prompt.suffix_ids, dtype=torch.long)),
         "answer.weight": weight,

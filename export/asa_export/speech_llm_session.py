@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.graders.speech_llm.model import Projector
 from asa_engine.graders.speech_llm.session import AcousticPrior, SessionLLM
 from asa_engine.graders.speech_llm.session_config import SessionConfig
 from asa_engine.graders.speech_llm.session_runtime import STAGE_NAMES
@@ -166,6 +167,7 @@ def _head(grader: SessionLLM, beginning: NDArray[np.float32]) -> dict[str, Tenso
     """Return what is read beside the graphs."""
     speech, prior = grader.speech, grader.prior
     assert speech.head is not None
+    assert isinstance(speech.projector, Projector)
     head = {
         "layer_weights": speech.projector.layer_mix.softmax(0),
         "texts": speech.language_model.embed(torch.tensor(text_ids(grader.config))),

@@ -21,7 +21,7 @@ from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import SpeechLLMRun, judge
-from asa_engine.graders.speech_llm.stages import Hearing, SpeechLLMStages
+from asa_engine.graders.speech_llm.stages import SpeechLLMStages, open_hearing
 from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.language_model import LanguageModel
@@ -342,9 +342,7 @@ def test_what_does_not_fit_is_refused_at_once(bundle: Path) -> None:
     }
 
     head = Tensors(files["head"])
-    hearing = Hearing(
-        config, files["encoder"], files["projector"], head, precision="fp32", threads=1
-    )
+    hearing = open_hearing(config, files, head, precision="fp32", threads=1)
 
     def build(config: SpeechLLMConfig, decoder: Decoder) -> SpeechLLMStages:
         return SpeechLLMStages(config, hearing, decoder, head)

@@ -18,8 +18,8 @@ from asa_engine.errors import CheckpointError
 from asa_engine.files import atomic_folder
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prompt import check_labels
-from asa_engine.nn.language_model import LanguageModel, load_language_model, load_tokenizer
-from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.nn.audio_language_model import AudioEncoder, load_backbones
+from asa_engine.nn.language_model import LanguageModel, load_tokenizer
 from asa_engine.nn.whisper import WhisperEncoder
 
 __all__ = [
@@ -40,7 +40,7 @@ WEIGHTS_NAME = "weights.safetensors"
 class Backbones(NamedTuple):
     """What a checkpoint stands on."""
 
-    encoder: WhisperEncoder
+    encoder: WhisperEncoder | AudioEncoder
     language_model: LanguageModel
     tokenizer: Any
 
@@ -54,7 +54,8 @@ def open_backbones(
 
     Args:
         config: Names them.
-        encoder: Folder of the Whisper model, in place of the one named.
+        encoder: Folder of a Whisper, or folder or hub name of an audio language model, in place
+            of the one named.
         language_model: Folder or hub name, in place of the one named.
 
     Raises:
@@ -65,8 +66,7 @@ def open_backbones(
     tokenizer = load_tokenizer(language_model)
     check_labels(config.prompt, tokenizer)
     return Backbones(
-        load_whisper_encoder(encoder, config.encoder.positions),
-        load_language_model(language_model),
+        *load_backbones(encoder, language_model, config.encoder.positions),
         tokenizer,
     )
 

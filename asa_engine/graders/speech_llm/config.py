@@ -13,7 +13,7 @@ from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
 from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
-from asa_engine.nn.config import LanguageModelConfig, WhisperEncoderConfig
+from asa_engine.nn.config import AudioEncoderConfig, LanguageModelConfig, WhisperEncoderConfig
 
 __all__ = ["LoraConfig", "PriorConfig", "PromptConfig", "SpeechLLMConfig"]
 
@@ -33,7 +33,10 @@ _ENCODER_LIMITS = {
     "heads": 128,
     "ffn": 32_768,
     "positions": 6000,
+    "stack": 64,
 }
+# Audio language models whose own encoder is known, and the mel bins that it can be given.
+AUDIO_FAMILIES = {"qwen2_audio": (80, 128), "phi4_multimodal": (80,)}
 _MODEL_LIMITS = {
     "vocabulary": 1_000_000,
     "width": 16_384,
@@ -43,6 +46,9 @@ _MODEL_LIMITS = {
     "ffn": 131_072,
     "positions": 1 << 20,
 }
+# Families whose layers are fused.
+_FUSED_FAMILIES = ("phi3", "phi4_multimodal")
+_FUSED_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 _MAX_UNITS = 65_536
 _MAX_PRIOR = {"centres": 100_000, "width": 4096}
 _MAX_PROMPT_TOKENS = 4096
@@ -96,6 +102,12 @@ class LoraConfig:
         "down_proj",
     )
 
+    @classmethod
+    def of(cls, family: str, rank: int, alpha: float, first_layer: int) -> Self:
+        """Return adapters of every linear layer, as a family of language models names them."""
+        targets = _FUSED_TARGETS if family in _FUSED_FAMILIES else cls().targets
+        return cls(rank, alpha, first_layer, targets)
+
 
 @dataclass(frozen=True, slots=True)
 class PriorConfig:
@@ -124,7 +136,7 @@ class SpeechLLMConfig:
         answer: `soft`: the label scores' mean under the label tokens' probabilities; `hard`: the
             likeliest label's score; `regression`: a linear layer on the last hidden state.
         backbones: Stage -> name of the backbone that stays as it is.
-        encoder: Shape of the Whisper encoder.
+        encoder: Shape of the Whisper encoder, or of an audio language model's own.
         language_model: Shape of the language model.
         lora: Its adapters.
         window_s: Length of an encoder window, s; each is encoded alone.
@@ -133,7 +145,7 @@ class SpeechLLMConfig:
             are averaged over chunks.
         min_chunk_s: A last chunk shorter than this is left out, unless it is the only one.
         stack: Encoder frames (50 Hz) that become one audio token; divides a window's.
-        projector_width: Inner width of the projector.
+        projector_width: Inner width of the projector; an audio language model brings its own.
         prior: What the encoder's sums say beside the language model.
         units: Entries of the codebook that audio tokens are rounded to; 0 leaves them as they are.
     """
@@ -216,7 +228,7 @@ class SpeechLLMConfig:
         fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         fields["prompt"] = _prompt(fields.get("prompt"))
-        fields["encoder"] = _sizes(fields, "encoder", WhisperEncoderConfig, _ENCODER_LIMITS)
+        fields["encoder"] = _encoder(fields)
         fields["language_model"] = _sizes(
             fields, "language_model", LanguageModelConfig, _MODEL_LIMITS
         )
@@ -246,6 +258,8 @@ class SpeechLLMConfig:
         return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
 
     def _check_audio(self) -> None:
+        if isinstance(self.encoder, AudioEncoderConfig):
+            self._check_audio_encoder(self.encoder)
         if self.encoder.d_model % self.encoder.heads:
             raise bad("encoder.heads", self.encoder.heads, "a divisor of d_model")
         model = self.language_model
@@ -268,6 +282,16 @@ class SpeechLLMConfig:
             raise bad("chunk_s", self.chunk_s, "at least window_s")
         if not 0 <= self.min_chunk_s <= self.chunk_s:
             raise bad("min_chunk_s", self.min_chunk_s, "0 to chunk_s")
+
+    def _check_audio_encoder(self, encoder: AudioEncoderConfig) -> None:
+        if encoder.family not in AUDIO_FAMILIES:
+            raise bad("encoder.family", encoder.family, " or ".join(AUDIO_FAMILIES))
+        if encoder.n_mels not in (bins := AUDIO_FAMILIES[encoder.family]):
+            raise bad("encoder.n_mels", encoder.n_mels, " or ".join(map(str, bins)))
+        if self.stack != encoder.stack:
+            raise bad("stack", self.stack, f"the encoder's own, {encoder.stack}")
+        if self.prior.centres:
+            raise bad("prior.centres", self.prior.centres, f"0 with {encoder.family}'s encoder")
 
     def _check_prompt(self) -> None:
         prompt, vocabulary = self.prompt, self.language_model.vocabulary
@@ -337,6 +361,15 @@ def _sizes(fields: Mapping[str, Any], name: str, cls: Any, limits: Mapping[str, 
             raise bad(f"{name}.family", value["family"], "a name")
         sizes["family"] = value["family"]
     return cls(**sizes)
+
+
+def _encoder(fields: Mapping[str, Any]) -> WhisperEncoderConfig:
+    value = fields.get("encoder")
+    own = isinstance(value, Mapping) and "family" in value
+    encoder: WhisperEncoderConfig = _sizes(
+        fields, "encoder", AudioEncoderConfig if own else WhisperEncoderConfig, _ENCODER_LIMITS
+    )
+    return encoder
 
 
 def _lora(value: object) -> LoraConfig:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asa_engine.errors import AudioError, CheckpointError
-from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
     open_backbones,
@@ -24,9 +23,11 @@ from asa_engine.graders.speech_llm.checkpoint import (
 )
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prior_model import Prior, sums_of
+from asa_engine.graders.speech_llm.windows import cut
+from asa_engine.nn.audio_language_model import AudioEncoder, AudioProjector
 from asa_engine.nn.language_model import LanguageModel, PrefixCache
 from asa_engine.nn.lora import LoraLinear, add_lora, lora_parameters
-from asa_engine.nn.whisper import WhisperEncoder, frames_of
+from asa_engine.nn.whisper import WhisperEncoder
 
 __all__ = ["Graded", "Prefix", "Projector", "SpeechLLM"]
 
@@ -104,14 +105,15 @@ class Projector(nn.Module):
 
 
 class SpeechLLM(nn.Module):
-    """Windows -> Whisper encoder -> projector -> language model with adapters -> answer.
+    """Windows -> audio encoder -> projector -> language model with adapters -> answer.
 
     [prefix][audio tokens][suffix]; the answer is read at the suffix's last token: the label
     tokens' logits, or a linear layer on the hidden state (system S3).
 
     Args:
         config: Shapes, prompt, scales.
-        encoder: With its weights; it is frozen.
+        encoder: With its weights; it is frozen. An audio language model's own brings its
+            projector, which is frozen, too.
         language_model: With its weights; adapters are added to it.
 
     Raises:
@@ -119,7 +121,10 @@ class SpeechLLM(nn.Module):
     """
 
     def __init__(
-        self, config: SpeechLLMConfig, encoder: WhisperEncoder, language_model: LanguageModel
+        self,
+        config: SpeechLLMConfig,
+        encoder: WhisperEncoder | AudioEncoder,
+        language_model: LanguageModel,
     ) -> None:
         super().__init__()
         for name, wanted, found in (
@@ -134,9 +139,7 @@ class SpeechLLM(nn.Module):
         self.config = config
         self.encoder = encoder.requires_grad_(False)
         self.language_model = language_model.requires_grad_(False)
-        embeddings = language_model.decoder.embed_tokens.weight
-        rms = float(embeddings.float().square().mean().sqrt())
-        self.projector = Projector(config, rms)
+        self.projector = self._projector(encoder)
         aspects = len(config.aspects)
         regression = config.answer == "regression"
         self.head = nn.Linear(config.language_model.width, aspects) if regression else None
@@ -156,6 +159,19 @@ class SpeechLLM(nn.Module):
         except ValueError as error:
             raise CheckpointError(f"the adapter does not fit the language model: {error}") from None
 
+    def _projector(self, encoder: WhisperEncoder | AudioEncoder) -> Projector | AudioProjector:
+        width = self.config.language_model.width
+        if isinstance(encoder, WhisperEncoder):
+            embeddings = self.language_model.decoder.embed_tokens.weight
+            return Projector(self.config, float(embeddings.float().square().mean().sqrt()))
+        if (found := encoder.projector.linears[-1].out_features) != width:
+            raise CheckpointError(
+                f"the {encoder.config.family} encoder makes audio tokens of width {found}, the "
+                f"language model takes {width}",
+                mend="name the same model for both",
+            )
+        return encoder.projector
+
     @property
     def layers(self) -> int:
         """Layers of the language model."""
@@ -166,14 +182,15 @@ class SpeechLLM(nn.Module):
         adapters = {f"language_model.{k}": v for k, v in lora_parameters(self.language_model)}
         ours = {
             name: parameter
-            for name, parameter in self.named_parameters()
+            for name, parameter in self.named_parameters()  # a borrowed projector is `encoder.`
             if name.startswith(("projector.", "head.", "prior.", "codebook"))
         }
         return {**ours, **adapters}
 
     def set_dropout(self, projector: float, lora: float) -> None:
         """Set the dropout of training."""
-        self.projector.dropout.p = projector
+        if isinstance(self.projector, Projector):
+            self.projector.dropout.p = projector
         for module in self.language_model.modules():
             if isinstance(module, LoraLinear):
                 module.dropout.p = lora
@@ -317,12 +334,7 @@ class SpeechLLM(nn.Module):
 
     def mels(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Return the log-mel windows [n_mels, T] of samples [n]; none where they frame none."""
-        cutter = WindowedLogMel(
-            self.config.encoder.n_mels,
-            self.config.window_samples,
-            pad_to_window=False,
-            min_samples=self.config.min_window_samples,
-        )
+        cutter = cut(self.config)
         mels = cutter.push(np.ascontiguousarray(samples, dtype=np.float32))
         rest = cutter.finish()
         return mels if rest is None else [*mels, rest]
@@ -330,7 +342,7 @@ class SpeechLLM(nn.Module):
     def window(self, mel: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """Return the audio tokens [n, W] of a window [n_mels, T], and its sums, float64 [1 + M]."""
         layers = torch.stack(self.encoder(torch.from_numpy(mel)[None]), 1)
-        lengths = frames_of(torch.tensor([mel.shape[1]]))
+        lengths = torch.tensor([layers.shape[2]])
         tokens = self.rounded(self.projector(layers, lengths)[0])
         return tokens, sums_of(layers, lengths)[0].double()
 
@@ -372,7 +384,8 @@ class SpeechLLM(nn.Module):
 
         Args:
             folder: The checkpoint.
-            encoder: Folder of the Whisper model; by default the backbone that it names.
+            encoder: Folder of a Whisper, or folder or hub name of an audio language model; by
+                default the backbone that it names.
             language_model: Folder or hub name; by default the backbone that it names.
 
         Raises:

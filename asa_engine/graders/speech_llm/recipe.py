@@ -27,6 +27,7 @@ _TOP_LEVEL = (
     "ship",
     "data",
     "backbones",
+    "windows",
     "prompt",
     "projector",
     "prior",
@@ -64,12 +65,27 @@ class BackboneRecipe:
     """What stays as it is: names that `asa-engine backbones` lists, or folders.
 
     Attributes:
-        encoder: A Whisper.
-        language_model: A causal language model; a name on the hub will do, too.
+        encoder: A Whisper; or an audio language model, folder or name on the hub, whose own
+            encoder and projector are taken.
+        language_model: A causal language model; a name on the hub will do, too. An audio language
+            model may be named here as well.
     """
 
     encoder: str
     language_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecipe:
+    """How audio is cut.
+
+    Attributes:
+        window_s: Length of a window that the encoder hears alone, s.
+        chunk_s: Longest audio that the language model judges at once, s: windows in whole.
+    """
+
+    window_s: float = 4.0
+    chunk_s: float = 28.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,8 @@ class PromptRecipe:
 @dataclass(frozen=True, slots=True)
 class ProjectorRecipe:
     """The projector and its warm start: its tokens' mean learns scores, without language model.
+
+    An audio language model's own encoder brings its projector, and nothing of this is used.
 
     Attributes:
         stack: Encoder frames (50 Hz) of an audio token.
@@ -205,6 +223,7 @@ class SpeechLLMRecipe:
         ship: Name of the objective that becomes the checkpoint.
         data: What is trained on.
         backbones: What stays as it is.
+        windows: How audio is cut.
         prompt: What stands around the audio.
         projector: The projector and its warm start.
         prior: The acoustic prior.
@@ -221,6 +240,7 @@ class SpeechLLMRecipe:
     ship: str
     data: DataRecipe
     backbones: BackboneRecipe
+    windows: WindowRecipe
     prompt: PromptRecipe
     projector: ProjectorRecipe
     prior: PriorRecipe
@@ -249,6 +269,7 @@ class SpeechLLMRecipe:
             backbones=build(
                 BackboneRecipe, section(table, "backbones", where), f"{where} [backbones]"
             ),
+            windows=build(WindowRecipe, table.get("windows", {}), f"{where} [windows]"),
             prompt=build(PromptRecipe, section(table, "prompt", where), f"{where} [prompt]"),
             projector=build(ProjectorRecipe, table.get("projector", {}), f"{where} [projector]"),
             prior=build(PriorRecipe, table.get("prior", {}), f"{where} [prior]"),

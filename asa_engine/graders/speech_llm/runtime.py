@@ -17,11 +17,11 @@ from asa_engine.assessment import Grade
 from asa_engine.backends import backend_class
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
-from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders import GraderEntry
 from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ, SpeechLLMConfig
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages, Stages, TorchStages
 from asa_engine.graders.speech_llm.unit_stages import UnitStages
+from asa_engine.graders.speech_llm.windows import cut
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
 
@@ -55,12 +55,7 @@ class SpeechLLMRun:
         self._config = config
         self._stages = stages
         self._clock = clock
-        self._mel = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=False,
-            min_samples=config.min_window_samples,
-        )
+        self._mel = cut(config)
         self._samples = 0
         self._windows = 0
         self._answers: list[NDArray[np.float64]] = []
@@ -188,7 +183,7 @@ def _open_reference(bundle: Bundle, precision: str, threads: int) -> Stages:
 
 ENTRY = GraderEntry(
     name="speech_llm",
-    summary="S3: Whisper encoder, projector, language model; the answer is one label token",
+    summary="S3: audio encoder, projector, language model; the answer is one label token",
     exact_when="a window's tokens are prefilled when it closes; the scores when the speech ends",
     config=SpeechLLMConfig.from_dict,
     open=_open,

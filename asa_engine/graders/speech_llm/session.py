@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asa_engine.errors import AudioError, CheckpointError
-from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
     open_backbones,
@@ -25,6 +24,7 @@ from asa_engine.graders.speech_llm.checkpoint import (
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.prompt import encode_template
 from asa_engine.graders.speech_llm.session_config import OVERALL, SessionConfig
+from asa_engine.nn.audio_language_model import AudioEncoder
 from asa_engine.nn.language_model import LanguageModel
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
 
@@ -106,7 +106,10 @@ class SessionLLM(nn.Module):
     """
 
     def __init__(
-        self, config: SessionConfig, encoder: WhisperEncoder, language_model: LanguageModel
+        self,
+        config: SessionConfig,
+        encoder: WhisperEncoder | AudioEncoder,
+        language_model: LanguageModel,
     ) -> None:
         super().__init__()
         self.config = config
@@ -216,19 +219,9 @@ class SessionLLM(nn.Module):
     @torch.inference_mode()
     def hear(self, samples: NDArray[np.float32]) -> Heard | None:
         """Encode one response, float32 mono at 16 kHz; `None` where it is too short."""
-        config = self.config.speech
-        cutter = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=False,
-            min_samples=config.min_window_samples,
-        )
-        mels = cutter.push(np.ascontiguousarray(samples, dtype=np.float32))
-        if (rest := cutter.finish()) is not None:
-            mels.append(rest)
-        if not mels:
+        found = [self.hear_window(mel) for mel in self.speech.mels(samples)]
+        if not found:
             return None
-        found = [self.hear_window(mel) for mel in mels]
         return Heard(
             torch.cat([window.tokens for window in found]),
             torch.stack([window.total for window in found]).sum(0),

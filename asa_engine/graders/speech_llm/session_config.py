@@ -16,6 +16,7 @@ from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.nn.config import AudioEncoderConfig
 
 __all__ = ["OVERALL", "PartConfig", "PriorConfig", "SessionConfig"]
 
@@ -143,6 +144,8 @@ class SessionConfig:
         if not isinstance(speech, Mapping):
             raise bad("speech", speech, "an object")
         fields["speech"] = SpeechLLMConfig.from_dict(speech)
+        if isinstance(fields["speech"].encoder, AudioEncoderConfig):
+            raise bad("speech.encoder.family", fields["speech"].encoder.family, "left out: Whisper")
         fields["parts"] = _parts(fields.get("parts"))
         fields["prior"] = _prior(fields.get("prior", {}))
         for name in ("between", "missing"):

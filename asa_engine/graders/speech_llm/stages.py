@@ -1,7 +1,8 @@
 """The speech LLM's stages at run time: windows to audio tokens, audio tokens to answers.
 
-The encoder runs on the project's kernels; projector and language model on ONNX Runtime; what reads
-the answer off the last hidden state is a few rows, in float64.
+Whisper's encoder runs on the project's kernels; an audio language model's own, projectors and
+language models on ONNX Runtime; what reads the answer off the last hidden state is a few rows, in
+float64.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,22 @@ from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prior import KernelPrior, pool_answer
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.decoder import Decoder, Sequence
+from asa_engine.nn.config import AudioEncoderConfig
 
 if TYPE_CHECKING:
     from asa_engine.graders.speech_llm.model import SpeechLLM
 
-__all__ = ["Hearing", "Judging", "SpeechLLMStages", "Stages", "TorchStages", "Window"]
+__all__ = [
+    "ClipHearing",
+    "Hearing",
+    "Judging",
+    "SpeechLLMStages",
+    "Stages",
+    "TorchStages",
+    "Window",
+    "WindowHearing",
+    "open_hearing",
+]
 
 _ENCODER_PRECISION: Mapping[str, str] = {
     "fp32": "fp32",
@@ -73,7 +85,67 @@ class Stages(Protocol):
         """Return the libraries that the scores depend on."""
 
 
-class Hearing:
+class Hearing(Protocol):
+    """From windows to audio tokens, and what is known of the windows beside the tokens."""
+
+    def window(self, mel: NDArray[np.float32]) -> Window:
+        """Encode a window [n_mels, T] and project its frames."""
+
+    def pool(self, answer: NDArray[np.float64], windows: Iterable[Window]) -> NDArray[np.float64]:
+        """Pool the language model's answer [K] to windows with what is known beside it."""
+
+
+def open_hearing(
+    config: SpeechLLMConfig,
+    files: Mapping[str, Path],
+    head: Tensors,
+    *,
+    precision: str,
+    threads: int,
+) -> Hearing:
+    """Load a variant's files `encoder` and `projector`.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load a graph.
+        CheckpointError: A tensor is missing or of another shape.
+    """
+    encoder, projector = files["encoder"], files["projector"]
+    if isinstance(config.encoder, AudioEncoderConfig):
+        return ClipHearing(config, encoder, projector, threads=threads)
+    return WindowHearing(config, encoder, projector, head, precision=precision, threads=threads)
+
+
+class ClipHearing:
+    """An audio language model's own encoder and projector, in float32 at every precision.
+
+    Args:
+        config: The grader's configuration.
+        encoder: The encoder's graph.
+        projector: The projector's; with a codebook it also says the units.
+        threads: Threads that one call may use.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load a graph.
+    """
+
+    def __init__(
+        self, config: SpeechLLMConfig, encoder: Path, projector: Path, *, threads: int
+    ) -> None:
+        self._config = config
+        self._encoder = session(encoder, threads)
+        self._projector = session(projector, threads)
+
+    def window(self, mel: NDArray[np.float32]) -> Window:
+        """Encode a window [n_mels, T] and project its frames."""
+        (frames,) = self._encoder.run(["frames"], {"mel": mel})
+        return _project(self._config, self._projector, frames)
+
+    def pool(self, answer: NDArray[np.float64], windows: Iterable[Window]) -> NDArray[np.float64]:
+        """Return the answer: there is nothing beside it."""
+        return answer
+
+
+class WindowHearing:
     """From windows to audio tokens and sums, and the acoustic prior that speaks of the sums.
 
     Args:
@@ -120,9 +192,7 @@ class Hearing:
         else:
             ((frames, moments),) = self._encoder.encode_with_moments([mel], self._layer_weights)
             sums = np.concatenate(([len(frames)], moments.ravel().astype(np.float64)))
-        names = ["tokens", "units"] if self._config.units else ["tokens"]
-        tokens, *units = self._projector.run(names, {"frames": frames})
-        return Window(tokens, sums, units[0].astype(np.int64) if units else None)
+        return _project(self._config, self._projector, frames)._replace(sums=sums)
 
     def pool(self, answer: NDArray[np.float64], windows: Iterable[Window]) -> NDArray[np.float64]:
         """Pool the language model's answer [K] to windows with what the prior says of them."""
@@ -130,6 +200,12 @@ class Hearing:
             return answer
         sums = np.sum([w.sums for w in windows if w.sums is not None], axis=0)
         return pool_answer(self._config, answer, self._prior.score(sums))
+
+
+def _project(config: SpeechLLMConfig, projector: Any, frames: NDArray[np.float32]) -> Window:
+    names = ["tokens", "units"] if config.units else ["tokens"]
+    tokens, *units = projector.run(names, {"frames": frames})
+    return Window(tokens, units=units[0].astype(np.int64) if units else None)
 
 
 class SpeechLLMStages:
@@ -186,14 +262,7 @@ class SpeechLLMStages:
             CheckpointError: A tensor is missing or of another shape.
         """
         head = Tensors(files["head"])
-        hearing = Hearing(
-            config,
-            files["encoder"],
-            files["projector"],
-            head,
-            precision=precision,
-            threads=threads,
-        )
+        hearing = open_hearing(config, files, head, precision=precision, threads=threads)
         decoder = Decoder.open(files["language_model"], threads=threads, device=device)
         return cls(config, hearing, decoder, head)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from asa_engine.backends.safetensors import Tensors
 from asa_engine.errors import BackendError, BundleError
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
-from asa_engine.graders.speech_llm.stages import Hearing, Judging, Window
+from asa_engine.graders.speech_llm.stages import Hearing, Judging, Window, open_hearing
 
 __all__ = ["UnitStages", "unit_vocabulary"]
 
@@ -72,14 +72,7 @@ class UnitStages:
             CheckpointError: A tensor is missing or of another shape.
         """
         head = Tensors(files["head"])
-        hearing = Hearing(
-            config,
-            files["encoder"],
-            files["projector"],
-            head,
-            precision=precision,
-            threads=threads,
-        )
+        hearing = open_hearing(config, files, head, precision=precision, threads=threads)
         return cls(config, hearing, files["language_model"].parent, head, threads)
 
     def window(self, mel: NDArray[np.float32]) -> Window:
