@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from asa_engine.errors import CheckpointError
+from asa_engine.files import read_json
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_engine.nn.whisper import WhisperEncoder
@@ -34,6 +35,7 @@ def load_whisper_encoder(source: str | Path, positions: int | None = None) -> Wh
     """
     package, name = str(source).startswith(PACKAGE), str(source).removeprefix(PACKAGE)
     folder = _package_folder(name) if package else Path(source)
+    _refuse_others(folder)
     if (folder / "model.safetensors").is_file():
         state, heads = _read_hugging_face(folder)
     elif (folder / "model.bin").is_file():
@@ -46,6 +48,18 @@ def load_whisper_encoder(source: str | Path, positions: int | None = None) -> Wh
     if positions is not None and "embed_positions.weight" in state:
         state["embed_positions.weight"] = state["embed_positions.weight"][:positions].clone()
     return build_encoder(state, heads)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse the folder of another model; some hold tensors of Whisper's names."""
+    file = folder / "config.json"
+    kind = read_json(file, CheckpointError).get("model_type") if file.is_file() else None
+    if kind not in (None, "whisper"):
+        raise CheckpointError(
+            f"{folder} holds a {kind} model, not a Whisper",
+            mend="only the speech_llm grader hears with the encoder of an audio language model; "
+            "name a Whisper here",
+        )
 
 
 def build_encoder(state: dict[str, Tensor], heads: int) -> WhisperEncoder:
