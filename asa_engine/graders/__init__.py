@@ -47,6 +47,8 @@ class GraderEntry:
         run: Starts scoring one recording: (config, stages, clock, request) -> `Run`.
         uses: Which texts of a `Request` the grader takes.
         requires: Those of them without which it refuses to score.
+        score: Starts a run that stops once the aspects have their scores, where more follows: what
+            exports are compared by.
         extra: Names of asa-engine's extras that it needs, for people; "" if none.
         open_reference: Opens the PyTorch stages that exports are compared with, (bundle, threads)
             -> stages, where these are not those of the torch backend: a grader that recognises
@@ -64,6 +66,7 @@ class GraderEntry:
     run: Callable[..., Run]
     uses: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    score: Callable[..., Run] | None = None
     extra: str = ""
     open_reference: Callable[[Bundle, int], Any] | None = None
     session: Callable[..., SessionRun] | None = None

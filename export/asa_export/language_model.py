@@ -77,7 +77,7 @@ class FloatDecoder:
 
     def norm_scale(self, graph: Graph, name: str) -> str:
         """Return the checkpoint's scale."""
-        return graph.weight(name)
+        return self._tensor(graph, name)
 
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """One Gemm for each layer; the runtime packs the transposed weight when it loads."""
@@ -96,8 +96,12 @@ class FloatDecoder:
 
     def _linear(self, graph: Graph, x: str, name: str) -> str:
         bias = f"{name}.bias"
-        extra = (graph.weight(bias),) if bias in graph.weights.names() else ()
-        return graph.op("Gemm", x, graph.weight(f"{name}.weight"), *extra, transB=1)
+        extra = (self._tensor(graph, bias),) if bias in graph.weights.names() else ()
+        return graph.op("Gemm", x, self._tensor(graph, f"{name}.weight"), *extra, transB=1)
+
+    def _tensor(self, graph: Graph, name: str) -> str:
+        """Return a tensor, left in its file."""
+        return graph.weight(name)
 
 
 def decoder_tensors(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,11 @@ the channels of an input are evened out first where the operation before it can 
 (SmoothQuant, Xiao et al. 2022, equation 4; a = 0.7), and weights are rounded so that outputs on
 calibration sequences stay (GPTQ): see `asa_export.quantize`.
 
+Where that moves scores too far, two things help, each at a price: activations in two digits of 8
+bits, of which the second counts what the first leaves (one product of twice the rows: a pass over
+few rows costs hardly more, for it waits for the weights), and first layers in float32, whose
+errors all others carry on.
+
 int4: MatMulNBits; weights with a scale and a zero point for every block of inputs of an output,
 rounded by GPTQ where calibrated, activations quantised by the runtime, block by block of a row.
 Smaller than int8, and slower on many rows.
@@ -20,6 +25,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.language_model import FloatDecoder
@@ -31,6 +37,7 @@ __all__ = ["BLOCK", "Int4Decoder", "Int8Decoder", "pack_int4", "round_rows_to_in
 BLOCK: Final = 32
 _INT8_MAX: Final = 127
 _ZERO: Final = 128
+_SECOND: Final = 2 * _INT8_MAX  # steps of the second digit in one of the first
 _INT4_MAX: Final = 15
 _COMPUTE_INT8: Final = 4  # MatMulNBits: activations in int8, sums in int32
 _TINY: Final = np.finfo(np.float32).tiny
@@ -98,8 +105,8 @@ def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class _QuantisedDecoder(FloatDecoder):
     """Norms in float32; embeddings in int8 with a scale for each token."""
 
-    def norm_scale(self, graph: Graph, name: str) -> str:
-        """Return the checkpoint's scale, kept in the graph: it stands alone."""
+    def _tensor(self, graph: Graph, name: str) -> str:
+        """Return a tensor, kept in the graph: it stands alone."""
         return graph.constant(graph.array(name))
 
     def table(self, graph: Graph, name: str, ids: str) -> str:
@@ -115,10 +122,30 @@ class Int8Decoder(_QuantisedDecoder):
     Args:
         weights: The model's tensors.
         calibration: What `calibrate_decoder` returned; without it weights are simply rounded.
+        digits: Digits of 8 bits that an activation has, 1 or 2; with 2, embeddings are float16.
+        exact_layers: How many layers, from the first on, stay in float32.
+
+    Raises:
+        ValueError: Another number of digits.
     """
 
-    def __init__(self, weights: Weights, calibration: Calibration | None = None) -> None:
-        self._calibration = calibration or {}
+    def __init__(
+        self,
+        weights: Weights,
+        calibration: Calibration | None = None,
+        *,
+        digits: int = 1,
+        exact_layers: int = 0,
+    ) -> None:
+        if digits not in (1, 2):
+            raise ValueError(f"digits is {digits}; it must be 1 or 2")
+        self._digits = digits
+        self._exact = tuple(f"model.layers.{layer}." for layer in range(exact_layers))
+        self._calibration = {
+            name: seen
+            for name, seen in (calibration or {}).items()
+            if not name.startswith(self._exact)
+        }
         self._divisors: dict[str, NDArray[np.float64]] = {}  # of a linear layer's inputs
         self._folded: dict[str, NDArray[np.float64]] = {}  # of a norm's or a layer's outputs
         for first in self._calibration:
@@ -153,6 +180,8 @@ class Int8Decoder(_QuantisedDecoder):
 
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """Quantise the rows once, then one integer product for each layer."""
+        if names[0].startswith(self._exact):
+            return super().apply(graph, x, names)
         rows, largest = self._rows(graph, x)
         results = []
         for name in names:
@@ -163,8 +192,17 @@ class Int8Decoder(_QuantisedDecoder):
             results.append(y)
         return results
 
+    def table(self, graph: Graph, name: str, ids: str) -> str:
+        """Gather rows as fine as activations are."""
+        if self._digits == 1:
+            return super().table(graph, name, ids)
+        rows = graph.op("Gather", graph.constant(graph.array(name), np.float16), ids)
+        return graph.op("Cast", rows, to=TensorProto.FLOAT)
+
     def gated(self, graph: Graph, x: str, gate: str, up: str, down: str) -> str:
         """SwiGLU; what `up` lacks of its scale goes straight into the result's."""
+        if gate.startswith(self._exact):
+            return super().gated(graph, x, gate, up, down)
         rows, largest = self._rows(graph, x)
         opened = graph.op("Mul", self._product(graph, rows, gate, gate), largest)
         silu = graph.op("QuickGelu", opened, domain=MICROSOFT, alpha=1.0)
@@ -174,12 +212,23 @@ class Int8Decoder(_QuantisedDecoder):
         return graph.op("Mul", self._product(graph, inner_rows, down, down), scale)
 
     def _rows(self, graph: Graph, x: str) -> tuple[str, str]:
-        """Return rows as uint8 around 128, and the largest magnitude of each, [S, 1]."""
+        """Return rows as uint8 around 128, and the largest magnitude of each, [S, 1].
+
+        The second digit's rows stand below the first's.
+        """
         axis = graph.constant([-1], np.int64)
         found = graph.op("ReduceMax", graph.op("Abs", x), axis, keepdims=1)
         largest = graph.op("Max", found, graph.constant(_TINY))
         step, zero = graph.constant(1 / _INT8_MAX), graph.constant(_ZERO, np.uint8)
-        return graph.op("QuantizeLinear", graph.op("Div", x, largest), step, zero), largest
+        shares = graph.op("Div", x, largest)
+        rows = graph.op("QuantizeLinear", shares, step, zero)
+        if self._digits == 1:
+            return rows, largest
+        rest = graph.op("Sub", shares, graph.op("DequantizeLinear", rows, step, zero))
+        finer = graph.constant(1 / (_INT8_MAX * _SECOND))
+        return graph.op(
+            "Concat", rows, graph.op("QuantizeLinear", rest, finer, zero), axis=0
+        ), largest
 
     def _even_out(self, weights: Weights, first: str, names: list[str]) -> NDArray[np.float64]:
         """Return the divisors of an input's channels, geometric mean 1."""
@@ -207,7 +256,7 @@ class Int8Decoder(_QuantisedDecoder):
 
     def _product(self, graph: Graph, rows: str, name: str, first: str) -> str:
         steps, scale = self._round(graph, name, first)
-        return graph.op(
+        y = graph.op(
             "MatMulIntegerToFloat",
             rows,
             graph.constant(steps, np.int8),
@@ -217,6 +266,10 @@ class Int8Decoder(_QuantisedDecoder):
             graph.constant(np.zeros(len(scale)), np.int8),
             domain=MICROSOFT,
         )
+        if self._digits == 1:
+            return y
+        high, low = graph.ops("Split", y, outputs=2, axis=0, num_outputs=2)
+        return graph.op("Add", high, graph.op("Mul", low, graph.constant(1 / _SECOND)))
 
 
 class Int4Decoder(_QuantisedDecoder):

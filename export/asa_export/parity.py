@@ -238,7 +238,8 @@ class Scorer:
         if self._entry.session is not None:
             return self._score_session(samples, parts)
         request = Request(**{name: texts[name] for name in self._entry.uses if name in texts})
-        run = self._entry.run(self.config, self._tap or self.stages, StageClock(), request)
+        start = self._entry.score or self._entry.run
+        run = start(self.config, self._tap or self.stages, StageClock(), request)
         run.push(samples)
         grade = run.finish()
         if grade is None:

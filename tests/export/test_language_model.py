@@ -183,6 +183,50 @@ def test_calibration_halves_the_error(tmp_path: Path) -> None:
     assert errors[1] < errors[0] / 2
 
 
+def test_two_digits_leave_the_weights_rounding_alone(tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "_proj" in name:  # on the grid already: rounding the weights changes nothing
+                steps, scale = round_rows_to_int8(weight.numpy())
+                weight.copy_(torch.from_numpy(steps * scale[:, None]))
+    config, _ = export(model, tmp_path)
+    weights = Weights(tmp_path / "model.safetensors")
+    rows = embeddings(60)
+    rows[0] *= 300
+    expected = reference(model, rows)
+    errors = []
+    for digits in (1, 2):
+        linears = Int8Decoder(weights, digits=digits)
+        onnx.save(decoder_model(config, weights, linears, positions=60), tmp_path / "int8.onnx")
+        decoder = Decoder.open(tmp_path / "int8.onnx", threads=1)
+        whole, parts = decoder.start(60).extend(rows), decoder.start(60)
+        streamed = np.concatenate([parts.extend(rows[:7]), parts.extend(rows[7:])])
+        np.testing.assert_allclose(streamed, whole, atol=1e-4, rtol=0)
+        errors.append(np.linalg.norm(whole - expected) / np.linalg.norm(expected))
+    # A second digit is worth 254 steps of the first; float32's own noise is left.
+    assert errors[1] < errors[0] / 100
+
+
+def test_digits_are_one_or_two(tmp_path: Path) -> None:
+    export(tiny_model(), tmp_path)
+    with pytest.raises(ValueError, match="digits"):
+        Int8Decoder(Weights(tmp_path / "model.safetensors"), digits=3)
+
+
+def test_exact_layers_stay_float32_in_a_graph_of_its_own(tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    config, _ = export(model, tmp_path)
+    weights = Weights(tmp_path / "model.safetensors")
+    linears = Int8Decoder(weights, exact_layers=config.layers)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    onnx.save(decoder_model(config, weights, linears, positions=60), alone / "int8.onnx")
+    rows = embeddings(60)
+    found = Decoder.open(alone / "int8.onnx", threads=1).start(60).extend(rows)
+    np.testing.assert_allclose(found, reference(model, rows), atol=FLOAT_TOLERANCE, rtol=0)
+
+
 def test_rounded_embeddings(tmp_path: Path) -> None:
     model = tiny_model()
     config, _ = export(model, tmp_path)
@@ -192,6 +236,10 @@ def test_rounded_embeddings(tmp_path: Path) -> None:
     table = model.model.embed_tokens.weight.detach().numpy()
     steps = np.abs(table).max(axis=1, keepdims=True) / 127
     assert (np.abs(rows - table) <= 0.501 * steps).all()
+    finer = tokens_model(config, weights, Int8Decoder(weights, digits=2))
+    onnx.save(finer, tmp_path / "tokens.onnx")
+    (rows,) = session(tmp_path / "tokens.onnx", 1).run(None, {"ids": np.arange(96)})
+    np.testing.assert_array_equal(rows, table.astype(np.float16).astype(np.float32))
 
 
 def test_rounding_to_int8_keeps_the_largest() -> None:

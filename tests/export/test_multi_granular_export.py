@@ -21,6 +21,7 @@ from asa_engine.profiling import StageClock
 from asa_engine.request import Request
 from asa_engine.selection import Choice
 from asa_export.exporter import export, plan
+from asa_export.parity import Scorer
 from asa_export.speech import Recording, Speech, synthetic_recordings
 
 # Points of a scale from 0 to 10: float32 sums in another order, through all stages.
@@ -116,6 +117,15 @@ def test_a_stream_is_judged_as_the_file(onnx: tuple[Any, Any], chunk: int) -> No
     whole, streamed = judge(onnx, audio), judge(onnx, audio, chunk)
     assert whole is not None
     assert whole == streamed
+
+
+def test_exports_are_compared_by_the_same_scores(bundle: Path) -> None:
+    audio, texts = sound(2.3), {"text": samples.TEXT}
+    whole = judge(stages_of(bundle, "onnxruntime"), audio)
+    found = Scorer(Bundle.open(bundle), "onnxruntime", "fp32").score(audio, texts)
+    assert whole is not None
+    assert found is not None
+    assert found.tolist() == [score.value for score in whole.scores.values()]
 
 
 def test_a_bundle_is_exported_again_as_it_was(bundle: Path, tmp_path: Path) -> None:

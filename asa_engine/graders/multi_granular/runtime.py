@@ -8,6 +8,7 @@ over it, and the verdict is written along its script: labels are chosen, all els
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,8 @@ GUESSED = "guessed_pronunciation"
 WORD_SCORE = "accuracy"
 _REFERENCE = "torch"
 _NO_TEXTS = Request()
+_OF_SENTENCE = 2 * len(ASPECTS)
+"""Segments of the script, forced and chosen in turn, that the sentence's labels take."""
 _PHONE_MAX = 2.0
 _WORD_MAX = 10.0
 
@@ -60,6 +63,7 @@ class MultiGranularRun:
         stages: Its stages.
         clock: Collects `features`, `encoder`, `backbone` and `head` times.
         request: The text that was read.
+        sentence_only: Stop once the sentence has its scores, which nothing later changes.
 
     Attributes:
         on_text: Called with every further piece of the rationale as soon as it is certain.
@@ -74,6 +78,8 @@ class MultiGranularRun:
         stages: Stages,
         clock: StageClock,
         request: Request = _NO_TEXTS,
+        *,
+        sentence_only: bool = False,
     ) -> None:
         if request.text is None:
             raise UsageError(
@@ -94,6 +100,7 @@ class MultiGranularRun:
             pad_to_window=False,
             min_samples=config.min_window_samples,
         )
+        self._script = self._plan.script[:_OF_SENTENCE] if sentence_only else self._plan.script
         self._samples = 0
         self._frames: list[Array] = []
         with clock.scope("backbone"):
@@ -149,13 +156,13 @@ class MultiGranularRun:
     def _judge(self, aligned: Alignment, slots: Array) -> Grade:
         plan, config = self._plan, self._config
         vocabulary = _Vocabulary(self._stages, slots, config.language_model.vocabulary)
-        walk = Walk((Forced(plan.before), *plan.script))
+        walk = Walk((Forced(plan.before), *self._script))
         with self._clock.scope("backbone"):
             rationale = self._write(walk, vocabulary)
         shares = [
             _shares(segment, logits)
             for segment, logits in zip(
-                (s for s in plan.script if isinstance(s, Choice)), vocabulary.decided, strict=True
+                (s for s in self._script if isinstance(s, Choice)), vocabulary.decided, strict=True
             )
         ]
         seconds = self._samples / SAMPLE_RATE_HZ
@@ -167,7 +174,8 @@ class MultiGranularRun:
                 probabilities=_named(share),
             )
         reasons = (GUESSED,) if any(word.guessed for word in plan.words) else ()
-        words = self._words(aligned, walk.chosen, shares)
+        judged = len(shares) > len(ASPECTS)
+        words = self._words(aligned, walk.chosen, shares) if judged else ()
         return Grade(scores, words=words, rationale=rationale or None, reasons=reasons)
 
     def _write(self, walk: Walk, vocabulary: _Vocabulary) -> str:
@@ -296,6 +304,7 @@ ENTRY = GraderEntry(
     config=MultiGranularConfig.from_dict,
     open=_open,
     run=MultiGranularRun,
+    score=partial(MultiGranularRun, sentence_only=True),
     uses=("text",),
     requires=("text",),
     extra="recogniser",

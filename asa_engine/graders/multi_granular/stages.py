@@ -22,7 +22,7 @@ from asa_engine.graders.multi_granular.config import MultiGranularConfig
 from asa_engine.graders.multi_granular.lexicon import Lexicon
 from asa_engine.graders.multi_granular.plan import Plan
 from asa_engine.graders.speech_llm.script import label_choice
-from asa_engine.kernels.encoder import Encoder
+from asa_engine.kernels.encoder import Encoder, dense_precision
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.language_model.tokens import TextTokens
 
@@ -50,7 +50,6 @@ STAGE_NAMES: Final = (
     "tokenizer",
     "lexicon",
 )
-_ENCODER_PRECISION: Mapping[str, str] = {"fp32": "fp32", "int8": "int8"}
 
 Array = NDArray[np.float32]
 
@@ -142,7 +141,8 @@ class MultiGranularStages:
         self._encoder = Encoder(
             config.encoder,
             Tensors(files["encoder"]).read,
-            precision=_ENCODER_PRECISION[precision],
+            # In int8 it would use up the whole budget of the score's change.
+            precision="fp32" if precision == "fp32" else dense_precision(),
             threads=threads,
         )
         self._tokens = session(files["tokens"], threads)
