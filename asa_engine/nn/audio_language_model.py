@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, Phi4MultimodalForCausalLM, Qwen2AudioForConditionalGeneration
+from transformers.utils import cached_file
 
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
@@ -37,6 +38,11 @@ __all__ = [
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 MEL_HZ_PER_FRAME = 2
+SPEECH_ADAPTER = "speech-lora/adapter_config.json"
+_NOT_THERE: dict[str, Any] = {
+    f"_raise_exceptions_for_{why}": False
+    for why in ("gated_repo", "missing_entries", "connection_errors")
+}
 LONGEST_CONFORMER = 500
 """Frames above which Hugging Face's conformer falls into pieces."""
 
@@ -294,6 +300,11 @@ def load_audio_language_model(
             mend=f"choose from {', '.join(_ADAPTERS)}",
         )
     factory, adapter = _ADAPTERS[kind]
+    if cached_file(str(source), SPEECH_ADAPTER, **_NOT_THERE):
+        raise CheckpointError(
+            f"{source} keeps what makes it hear in an adapter of its own, {SPEECH_ADAPTER}",
+            mend="merge the adapter into the weights (peft: merge_and_unload) and save the folder",
+        )
     model = read_pretrained(factory, source, dtype=dtype, attn_implementation="sdpa")
     found: Qwen2Audio | Phi4Multimodal = adapter(model.eval().requires_grad_(False))
     decoder: Any = found.language_model.decoder

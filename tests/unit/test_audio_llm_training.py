@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -123,6 +124,14 @@ def test_what_cannot_be_is_refused(folder, tmp_path, old, new, message):
     path.write_text(text.replace(old, new))
     with pytest.raises((UsageError, CheckpointError), match=message):
         train(path, tmp_path / "out")
+
+
+def test_a_model_whose_ears_are_an_adapter_is_refused(folder, tmp_path):
+    copied = shutil.copytree(folder / "model", tmp_path / "model")
+    (copied / "speech-lora").mkdir()
+    (copied / "speech-lora" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="merge the adapter"):
+        load_backbones(copied, copied)
 
 
 def test_an_encoder_of_another_width_is_refused(folder):
