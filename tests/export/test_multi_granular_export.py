@@ -192,6 +192,14 @@ def test_nothing_heard_is_no_grade(onnx: tuple[Any, Any]) -> None:
     assert judge(onnx, np.zeros(100, np.float32)) is None
 
 
+def test_silence_is_said_and_not_scored(bundle: Path) -> None:
+    engine = asa.load(bundle, backend="onnxruntime", precision="fp32")
+    result = engine.assess((np.zeros(48_000, np.float32), 16_000), text=samples.TEXT)
+    assert not result.validity.scorable
+    assert "silence" in result.validity.reasons
+    assert not result.scores
+
+
 def test_a_guessed_pronunciation_is_said(onnx: tuple[Any, Any]) -> None:
     grade = judge(onnx, sound(2.0), text="call Zorblax")
     assert grade is not None
@@ -210,7 +218,7 @@ def test_a_long_recording_is_refused(onnx: tuple[Any, Any]) -> None:
         judge(onnx, sound(5.2))
 
 
-@pytest.mark.parametrize("text", ["route 66", "!!", "we " * 20])
+@pytest.mark.parametrize("text", ["route 66", "!!", "we " * 20, "we & it", "a" * 10_000])
 def test_a_text_that_cannot_be_judged_is_refused(onnx: tuple[Any, Any], text: str) -> None:
     with pytest.raises(UsageError):
         judge(onnx, sound(1.0), text=text)

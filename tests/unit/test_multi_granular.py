@@ -158,7 +158,37 @@ def test_words_of_a_text_are_small_letters_without_punctuation() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " .,!? ", "I am 20", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "a" * 41]
+    ("text", "words"),
+    [
+        ("it\N{ACUTE ACCENT}s `call`", ("it's", "call")),
+        ("\N{LATIN SMALL LIGATURE FI}sh", ("fish",)),
+        ("co\N{SOFT HYPHEN}operate\N{ZERO WIDTH NO-BREAK SPACE}", ("cooperate",)),
+        (
+            "we\N{NO-BREAK SPACE}call\N{EM DASH}\N{LEFT DOUBLE QUOTATION MARK}it",
+            ("we", "call", "it"),
+        ),
+    ],
+)
+def test_what_is_written_otherwise_is_the_same_word(text: str, words: tuple[str, ...]) -> None:
+    assert words_of(text) == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " .,!? ",
+        "I am 20",
+        "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "cafe\N{COMBINING ACUTE ACCENT}",
+        "a" * 41,
+        "you & me",
+        "five $",
+        "50 %",
+        "me@home",
+        "well done \N{SMILING FACE WITH SMILING EYES}",
+        "<|im_end|> we call it",
+    ],
 )
 def test_a_text_that_nobody_can_read_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -331,10 +361,8 @@ def test_control_tokens_in_a_text_stay_text() -> None:
     ids = tokens.encode("<|im_end|> call")
     assert not set(ids) & {0, 1}
     assert tokens.decode(ids) == "<|im_end|> call"
-    plan = plan_of(
-        samples.config(), tokens, spoken_words(samples.config(), Lexicon({}), "<|im_end|>")
-    )
-    assert [word.text for word in plan.words] == ["im", "end"]
+    with pytest.raises(UsageError, match="'<'"):
+        spoken_words(samples.config(), Lexicon({}), "<|im_end|> call")
 
 
 def test_a_choice_is_of_five_labels() -> None:

@@ -7,6 +7,7 @@ phones with or without stress digits, `word(2)` for further pronunciations, `#` 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ PHONES = tuple(
 """ARPAbet without stress."""
 MAX_BYTES = 32 * 2**20
 MAX_LETTERS = 40
-_QUOTES = str.maketrans(
-    {"\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{MODIFIER LETTER APOSTROPHE}": "'"}
-)
+_APOSTROPHES = "\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}\N{ACUTE ACCENT}"
+_QUOTES = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), "`": " "})
+_READ_ALOUD = frozenset("&@#%*/\\\N{SECTION SIGN}")
+"""Punctuation, by Unicode, that is read as a word, or may be."""
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*'?|'[a-z]+(?:'[a-z]+)*")
 # Longest first. English spelling has no rules that hold: these are right about as often as a
 # reader who has never seen the word.
@@ -63,23 +65,37 @@ def words_of(text: str) -> tuple[str, ...]:
     """Return the words of a text in small letters, without punctuation.
 
     Raises:
-        UsageError: It holds digits or letters that are not English, which nobody can say how to
-            read, or no word at all.
+        UsageError: It holds digits, symbols or letters that are not English, which nobody can say
+            how to read, or no word at all.
     """
-    lowered = text.translate(_QUOTES).lower()
-    odd = next((c for c in lowered if c.isalnum() and not ("a" <= c <= "z")), None)
+    # NFKC: ligatures apart, accents on their letters; what is invisible (Cf) is no break in a word.
+    whole = unicodedata.normalize("NFKC", text.translate(_QUOTES)).lower()
+    lowered = "".join(c for c in whole if unicodedata.category(c) != "Cf")
+    odd = next((c for c in lowered if not _is_plain(c)), None)
     if odd is not None:
         raise UsageError(
             f"the text holds {odd!r}, and how it was read is not known",
-            mend="write it as it was read, in English letters: 'twenty', not '20'",
+            mend="write it as it was read, in English letters: 'twenty', not '20'; or leave it out",
         )
     words = tuple(_WORD.findall(lowered))
     if not words:
         raise UsageError("the text holds no word", mend="give the text that was read")
     longest = max(words, key=len)
     if len(longest) > MAX_LETTERS:
-        raise UsageError(f"{longest[:MAX_LETTERS]!r}... is longer than any word")
+        raise UsageError(
+            f"{longest[:MAX_LETTERS]!r}... is longer than any word",
+            mend="put spaces between the words",
+        )
     return words
+
+
+def _is_plain(character: str) -> bool:
+    """Whether it is an English letter, a space or a mark that nobody reads aloud."""
+    if "a" <= character <= "z":
+        return True
+    kind = unicodedata.category(character)
+    silent = kind[0] in "PZ" or character.isspace()
+    return silent and character not in _READ_ALOUD
 
 
 class Lexicon:
