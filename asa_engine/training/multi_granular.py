@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from asa_engine.backbones import backbone_folder
@@ -38,6 +38,7 @@ from asa_engine.manifest import dev_split, read_manifest
 from asa_engine.nn.language_model import load_language_model, load_tokenizer
 from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.recipes import claim_work
+from asa_engine.training.adapters import Schedule, fit_adapters
 from asa_engine.training.readings import (
     Reading,
     frames_of_readings,
@@ -46,21 +47,13 @@ from asa_engine.training.readings import (
     readings_of,
 )
 from asa_engine.training.sounds import learn_phones, slot_batch, sounds_of, warm_slots
-from asa_engine.training.state import (
-    Progress,
-    load_modules,
-    load_moments,
-    load_progress,
-    save_state,
-)
+from asa_engine.training.state import Progress
 from asa_engine.training.verdicts import judge, preference_loss, sft_loss, sheet_of
 
 __all__ = ["train"]
 
 REPORT_NAME = "training.json"
-GRADIENT_NORM = 1.0
 BATCH = 32
-SAVE_EVERY_S = 120.0
 MATCHED_SHARE = 0.002
 """Share of the training readings that may fall below the least fit."""
 
@@ -333,60 +326,49 @@ class _Training:
                 order += self._batches(size, (recipe.seed, len(name), len(order), epoch))
         if name == "preference":
             order = order[: preference.steps]
-        tuned = grader.adapters()
-        state = nn.ParameterDict({key.replace(".", "/"): value for key, value in tuned.items()})
-        names: dict[Tensor, str] = {value: key for key, value in tuned.items()}
-        optimizer = torch.optim.AdamW(tuned.values(), weight_decay=sft.weight_decay)
-        folder = self.work / name
-        progress = Progress(recipe.digest)
-        if (found := load_progress(folder, recipe.digest)) is not None:
-            progress, path = found
-            load_moments(load_modules(path, {"tuned": state}), optimizer, names)
-        grader.set_dropout(0.0, sft.dropout)
-        grader.train()
         mark = max(1, len(order) // 10)
-        saved = time.monotonic()
-        with tqdm(total=len(order), initial=progress.step, desc=name, unit="", leave=False) as bar:
-            while progress.step < len(order):
-                step = progress.step
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * _rate(step, len(order), sft.warmup)
-                torch.manual_seed(recipe.seed * 1_000_003 + step)
-                some = order[step]
-                sheets = [self.sheets["train"][i] for i in some]
-                losses = sft_loss(
+        schedule = Schedule(
+            title=name,
+            folder=self.work / name,
+            digest=recipe.digest,
+            seed=recipe.seed,
+            steps=len(order),
+            warmup=sft.warmup,
+            weight_decay=sft.weight_decay,
+        )
+
+        def losses(step: int) -> dict[str, Tensor]:
+            some = order[step]
+            sheets = [self.sheets["train"][i] for i in some]
+            found = sft_loss(
+                grader,
+                sheets,
+                [frozen[i].to(grader.language_model.dtype) for i in some],
+                sft.rationale_weight,
+            )
+            if name == "preference":
+                found["preference"] = preference_loss(
                     grader,
+                    [self.readings["train"][i] for i in some],
                     sheets,
-                    [frozen[i].to(grader.language_model.dtype) for i in some],
-                    sft.rationale_weight,
+                    [self.extra["train"][i] for i in some],
+                    preference,
+                    (recipe.seed, step),
                 )
-                if name == "preference":
-                    losses["preference"] = preference_loss(
-                        grader,
-                        [self.readings["train"][i] for i in some],
-                        sheets,
-                        [self.extra["train"][i] for i in some],
-                        preference,
-                        (recipe.seed, step),
-                    )
-                    losses["loss"] = losses["loss"] + preference.weight * losses["preference"]
-                optimizer.zero_grad()
-                losses["loss"].backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(tuned.values(), GRADIENT_NORM)
-                optimizer.step()
-                for key, value in losses.items():
-                    progress.losses[key] = progress.losses.get(key, 0.0) + value.item()
-                progress.step += 1
-                bar.update()
-                if not progress.step % mark:
-                    means = {k: round(v / mark, 4) for k, v in progress.losses.items()}
-                    progress.history.append({"step": progress.step, **means})
-                    progress.losses.clear()
-                    bar.set_postfix_str(str(means))
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    save_state(folder, progress, {"tuned": state}, optimizer, names)
-                    saved = time.monotonic()
-        return progress.history
+                found["loss"] = found["loss"] + preference.weight * found["preference"]
+            return found
+
+        def look(progress: Progress) -> str | None:
+            if progress.step % mark:
+                return None
+            means = {k: round(v / mark, 4) for k, v in progress.losses.items()}
+            progress.history.append({"step": progress.step, **means})
+            progress.losses.clear()
+            return str(means)
+
+        grader.set_dropout(0.0, sft.dropout)
+        peaks = {key: (value, lr) for key, value in grader.adapters().items()}
+        return fit_adapters(grader, peaks, schedule, losses, look)
 
     def _batches(self, size: int, seed: Sequence[int]) -> list[list[int]]:
         """Return one epoch's batches: random, but of sequences of like length."""
@@ -432,8 +414,3 @@ def _spread(count: int, wanted: int) -> list[int]:
     """Return so many indices below `count`, evenly spread; 0 wants all."""
     wanted = min(wanted or count, count)
     return [index * count // wanted for index in range(wanted)]
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
-    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))

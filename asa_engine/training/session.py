@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from asa_engine.errors import CheckpointError, UsageError
@@ -42,28 +42,21 @@ from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.objectives import multi_target_mse
 from asa_engine.recipes import claim_work
 from asa_engine.session import read_sessions
+from asa_engine.training.adapters import Schedule, fit_adapters
 from asa_engine.training.data import load_corpus
 from asa_engine.training.projector import warm_start
 from asa_engine.training.session_data import Example, load_speakers, shuffled
 from asa_engine.training.session_figures import agreement, figures, with_errors
 from asa_engine.training.session_prior import fit_prior, fold_of
-from asa_engine.training.state import (
-    Progress,
-    load_modules,
-    load_moments,
-    load_progress,
-    save_state,
-)
+from asa_engine.training.state import Progress
 
 __all__ = ["train"]
 
 REPORT_NAME = "training.json"
-GRADIENT_NORM = 1.0
 LOOKS = 2
 """How often, evenly spread, a run's dev sessions are scored."""
 MOST_TIMES = 4
 """So many more sessions cut short than whole ones a step may hold."""
-SAVE_EVERY_S = 120.0
 
 
 def train(recipe_path: str | Path, output: str | Path, resume: bool = True) -> Path:
@@ -176,53 +169,36 @@ class _Comparison:
 
     def _fit(self, grader: SessionLLM, item: SessionRunRecipe) -> list[dict[str, Any]]:
         """Train adapters and head; return loss and dev figures of each look."""
-        fit, seed = self.recipe.fit, self.recipe.seed
+        fit = self.recipe.fit
         fixed = ("speech.projector.", "prior.")
         tuned = {k: v for k, v in grader.tuned().items() if not k.startswith(fixed)}
         for name, parameter in grader.tuned().items():
             parameter.requires_grad_(name in tuned)
-        state = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
-        names: dict[Tensor, str] = {value: name for name, value in tuned.items()}
-        optimizer = torch.optim.AdamW(
-            {
-                "params": [parameter],
-                "peak": fit.head_lr if name.startswith("speech.head.") else fit.lr,
-                "weight_decay": fit.weight_decay if parameter.ndim > 1 else 0.0,
-            }
-            for name, parameter in tuned.items()
+        schedule = Schedule(
+            title=item.name,
+            folder=self.work / item.name,
+            digest=self.recipe.digest,
+            seed=self.recipe.seed,
+            steps=fit.steps,
+            warmup=fit.warmup,
+            weight_decay=fit.weight_decay,
         )
-        folder = self.work / item.name
-        progress = Progress(self.recipe.digest)
-        if (found := load_progress(folder, self.recipe.digest)) is not None:
-            progress, path = found
-            load_moments(load_modules(path, {"tuned": state}), optimizer, names)
+        peaks = {
+            name: (parameter, fit.head_lr if name.startswith("speech.head.") else fit.lr)
+            for name, parameter in tuned.items()
+        }
+
+        def losses(step: int) -> dict[str, Tensor]:
+            return {"loss": self._loss(grader, item, step), "steps": torch.ones(())}
+
+        def look(progress: Progress) -> str | None:
+            if progress.step % math.ceil(fit.steps / LOOKS) and progress.step != fit.steps:
+                return None
+            self._look(grader, item, progress)
+            return f"dev PCC {progress.history[-1]['dev_pcc']}"
+
         grader.speech.set_dropout(0.0, fit.dropout)
-        saved = time.monotonic()
-        with tqdm(
-            total=fit.steps, initial=progress.step, desc=item.name, unit="", leave=False
-        ) as bar:
-            while progress.step < fit.steps:
-                rate = _rate(progress.step, fit.steps, fit.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["peak"]
-                torch.manual_seed(seed * 1_000_003 + progress.step)
-                grader.train()
-                loss = self._loss(grader, item, progress.step)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(tuned.values(), GRADIENT_NORM)
-                optimizer.step()
-                progress.losses["loss"] = progress.losses.get("loss", 0.0) + loss.item()
-                progress.losses["steps"] = progress.losses.get("steps", 0.0) + 1
-                progress.step += 1
-                bar.update()
-                if progress.step % math.ceil(fit.steps / LOOKS) == 0 or progress.step == fit.steps:
-                    self._look(grader, item, progress)
-                    bar.set_postfix_str(f"dev PCC {progress.history[-1]['dev_pcc']}")
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    save_state(folder, progress, {"tuned": state}, optimizer, names)
-                    saved = time.monotonic()
-        return progress.history
+        return fit_adapters(grader, peaks, schedule, losses, look)
 
     def _draw(self, step: int) -> tuple[list[int], list[Example]]:
         """Return the training sessions of a step, of like length, and whose they are."""
@@ -395,8 +371,3 @@ def _placed(config: SessionConfig, item: SessionRunRecipe) -> SessionConfig:
     """Return the configuration of a run."""
     position = config.prior.position if item.prior == "none" else item.prior
     return dataclasses.replace(config, prior=dataclasses.replace(config.prior, position=position))
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
-    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -21,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from asa_engine.errors import CheckpointError, ManifestError, UsageError
 from asa_engine.files import atomic_write, read_json
@@ -41,6 +40,7 @@ from asa_engine.objectives import (
     soft_label_cross_entropy,
 )
 from asa_engine.recipes import claim_work
+from asa_engine.training.adapters import Schedule, fit_adapters
 from asa_engine.training.data import Corpus, epoch_order, load_corpus
 from asa_engine.training.kernel_prior import NO_PRIOR, FittedPrior, fit_prior
 from asa_engine.training.projector import warm_start
@@ -51,19 +51,11 @@ from asa_engine.training.speech_llm_frozen import (
     keep_tokens,
     through_layers,
 )
-from asa_engine.training.state import (
-    Progress,
-    load_modules,
-    load_moments,
-    load_progress,
-    save_state,
-)
+from asa_engine.training.state import Progress
 
 __all__ = ["objective_of", "train"]
 
 REPORT_NAME = "training.json"
-GRADIENT_NORM = 1.0
-SAVE_EVERY_S = 120.0
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -237,51 +229,36 @@ class _Comparison:
         objective = objective_of(item.kind, grader.config)
         targets = torch.from_numpy(self.train.targets[:, 0]).float()
         tuned = {k: v for k, v in grader.tuned().items() if v.requires_grad}
-        state = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
-        names: dict[Tensor, str] = {value: name for name, value in tuned.items()}
-        optimizer = torch.optim.AdamW(
-            {
-                "params": [parameter],
-                "peak": fit.head_lr if name.startswith("head.") else fit.lr,
-                "weight_decay": fit.weight_decay if parameter.ndim > 1 else 0.0,
-            }
-            for name, parameter in tuned.items()
-        )
-        folder = self.work / item.name
-        progress = Progress(self.recipe.digest)
-        if (found := load_progress(folder, self.recipe.digest)) is not None:
-            progress, path = found
-            load_moments(load_modules(path, {"tuned": state}), optimizer, names)
         epochs = range(item.epochs or fit.epochs)
         order = [epoch_order(self.train, fit.batch_size, _rng(seed, e)) for e in epochs]
         batches = [(epoch, batch) for epoch, some in enumerate(order) for batch in some]
+        schedule = Schedule(
+            title=item.name,
+            folder=self.work / item.name,
+            digest=self.recipe.digest,
+            seed=seed,
+            steps=len(batches),
+            warmup=fit.warmup,
+            weight_decay=fit.weight_decay,
+        )
+        peaks = {
+            name: (parameter, fit.head_lr if name.startswith("head.") else fit.lr)
+            for name, parameter in tuned.items()
+        }
+
+        def losses(step: int) -> dict[str, Tensor]:
+            batch = batches[step][1]
+            return {"loss": objective(self._forward(grader, "train", batch), targets[batch])}
+
+        def look(progress: Progress) -> str | None:
+            epoch = batches[progress.step - 1][0]
+            if progress.step < len(batches) and batches[progress.step][0] == epoch:
+                return None
+            self._close_epoch(grader, progress, len(order[epoch]))
+            return f"dev PCC {progress.history[-1]['dev_pcc']}"
+
         grader.set_dropout(0.0, fit.dropout)
-        saved = time.monotonic()
-        with tqdm(
-            total=len(batches), initial=progress.step, desc=item.name, unit="", leave=False
-        ) as bar:
-            while progress.step < len(batches):
-                epoch, batch = batches[progress.step]
-                rate = _rate(progress.step, len(batches), fit.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["peak"]
-                torch.manual_seed(seed * 1_000_003 + progress.step)
-                grader.train()
-                loss = objective(self._forward(grader, "train", batch), targets[batch])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(tuned.values(), GRADIENT_NORM)
-                optimizer.step()
-                progress.losses["loss"] = progress.losses.get("loss", 0.0) + loss.item()
-                progress.step += 1
-                bar.update()
-                if progress.step == len(batches) or batches[progress.step][0] != epoch:
-                    self._close_epoch(grader, progress, len(order[epoch]))
-                    bar.set_postfix_str(f"dev PCC {progress.history[-1]['dev_pcc']}")
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    save_state(folder, progress, {"tuned": state}, optimizer, names)
-                    saved = time.monotonic()
-        return progress.history
+        return fit_adapters(grader, peaks, schedule, losses, look)
 
     def _close_epoch(self, grader: SpeechLLM, progress: Progress, steps: int) -> None:
         scores = grader.scores(torch.from_numpy(self._answers(grader, "dev")))
@@ -413,8 +390,3 @@ def _check_lengths(corpus: Corpus, chunk_s: float) -> None:
 
 def _rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch))
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
-    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -16,7 +16,7 @@ import speech_llm_samples as samples  # noqa: E402
 from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
 from asa_engine.graders.multi_granular.model import MultiGranular  # noqa: E402
 from asa_engine.graders.multi_granular.recipe import MultiGranularRecipe  # noqa: E402
-from asa_engine.training import multi_granular, train  # noqa: E402
+from asa_engine.training import adapters, train  # noqa: E402
 
 RECIPE = """
 grader = "multi_granular"
@@ -114,7 +114,7 @@ def test_a_training_ends_with_a_checkpoint_and_a_report(folder, tmp_path):
 
 def test_a_killed_training_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
     whole = train(folder / "small.toml", tmp_path / "whole")
-    monkeypatch.setattr(multi_granular, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(adapters, "SAVE_EVERY_S", 0.0)
     real, steps = torch.nn.utils.clip_grad_norm_, []
 
     def dies(parameters, norm):

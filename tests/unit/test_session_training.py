@@ -18,8 +18,8 @@ from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa
 from asa_engine.graders.speech_llm.session import Heard, SessionLLM  # noqa: E402
 from asa_engine.graders.speech_llm.session_recipe import SessionRecipe  # noqa: E402
 from asa_engine.session import Part, Session, played, read_sessions  # noqa: E402
+from asa_engine.training import adapters, train  # noqa: E402
 from asa_engine.training import session as session_training  # noqa: E402
-from asa_engine.training import train  # noqa: E402
 from asa_engine.training.session_data import Example, Speaker, shuffled  # noqa: E402
 from asa_engine.training.session_prior import fit_prior  # noqa: E402
 
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(folder, trained, tmp
         return loss(self, grader, item, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_training, "SAVE_EVERY_S", 0.0)
+        patch.setattr(adapters, "SAVE_EVERY_S", 0.0)
         patch.setattr(session_training._Comparison, "_loss", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(folder / "small.toml", tmp_path / "again")

@@ -16,7 +16,7 @@ import speech_llm_samples as samples  # noqa: E402
 from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
 from asa_engine.graders.speech_llm.model import SpeechLLM  # noqa: E402
 from asa_engine.graders.speech_llm.recipe import SpeechLLMRecipe  # noqa: E402
-from asa_engine.training import speech_llm, speech_llm_frozen, train  # noqa: E402
+from asa_engine.training import adapters, speech_llm, speech_llm_frozen, train  # noqa: E402
 
 RECIPE = """
 grader = "speech_llm"
@@ -144,7 +144,7 @@ def test_a_comparison_ends_with_a_checkpoint_and_a_report(folder, tmp_path, reci
 
 def test_a_killed_run_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
     whole = _train(folder, "half", tmp_path / "whole")
-    monkeypatch.setattr(speech_llm, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(adapters, "SAVE_EVERY_S", 0.0)
     real, steps = torch.nn.utils.clip_grad_norm_, []
 
     def dies(parameters, norm):
