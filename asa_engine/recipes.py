@@ -8,17 +8,21 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.files import atomic_write, read_json
 
 __all__ = [
+    "RecipeFile",
     "build",
     "build_each",
     "check_comparison",
+    "check_runs",
+    "check_shares",
     "claim_work",
     "find_data",
     "read_recipe",
@@ -68,6 +72,60 @@ def read_recipe(path: Path, known: Collection[str]) -> tuple[dict[str, Any], str
             f"{path}: unknown {', '.join(unknown)}", mend=f"known: {', '.join(sorted(known))}"
         )
     return table, hashlib.sha256(raw).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFile:
+    """A recipe as it was read, from which dataclasses are built.
+
+    Attributes:
+        path: The file.
+        table: What it holds.
+        digest: Its SHA-256.
+    """
+
+    path: Path
+    table: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def read(cls, path: Path, known: Collection[str]) -> Self:
+        """Read a recipe; raises as `read_recipe` does."""
+        return cls(path, *read_recipe(path, known))
+
+    def header(self) -> dict[str, Any]:
+        """Return what every recipe has: name, threads, seed, digest and the folder it lies in.
+
+        Raises:
+            UsageError: Threads or seed are of the wrong kind or out of range.
+        """
+        threads = self.value("threads", 1)
+        if not 1 <= threads <= 1024:
+            raise UsageError(f"{self.path}: threads must be 1 to 1024")
+        return {
+            "name": self.path.stem,
+            "threads": threads,
+            "seed": self.value("seed", 1),
+            "digest": self.digest,
+            "folder": self.path.resolve().parent,
+        }
+
+    def value(self, name: str, default: Any) -> Any:
+        """Return a value of its top level, of the default's kind."""
+        return value(self.table.get(name, default), default, f"{self.path}: {name}")
+
+    def part(self, name: str, of: type[_T], *, needed: bool = False) -> _T:
+        """Build a section; one that is not needed may be left out.
+
+        Raises:
+            UsageError: It is not there, or cannot be built.
+        """
+        found = section(self.table, name, str(self.path)) if needed else self.table.get(name, {})
+        return build(of, found, f"{self.path} [{name}]")
+
+    def each(self, name: str, of: type[_T]) -> tuple[_T, ...]:
+        """Build one for each `[[name]]`; raises as `build_each` does."""
+        return build_each(of, self.table, name, str(self.path))
 
 
 def find_data(name: str, folder: Path) -> Path:
@@ -176,6 +234,29 @@ def check_comparison(
         raise UsageError(f"{where}: epochs, batch_size or threads is out of range")
     if not all(0 <= share < 1 for share in shares):
         raise UsageError(f"{where} [fit]: a share is not in [0, 1)")
+
+
+def check_runs(where: str, *, what: str, names: Sequence[str], ship: str) -> None:
+    """Check the names of a comparison's runs, and which of them is shipped.
+
+    Raises:
+        UsageError: They repeat, are no names, or the shipped one is none of them.
+    """
+    if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+        raise UsageError(f"{where}: {what} need names that differ: letters, digits and _")
+    if ship not in names:
+        raise UsageError(f"{where}: ship is {ship!r}, none of {', '.join(names)}")
+
+
+def check_shares(where: str, shares: Mapping[str, float]) -> None:
+    """Check shares, by the names that a user knows them by.
+
+    Raises:
+        UsageError: One is 1 or more.
+    """
+    for name, share in shares.items():
+        if share >= 1:
+            raise UsageError(f"{where} {name} must be below 1")
 
 
 def value(item: Any, example: Any, where: str) -> Any:

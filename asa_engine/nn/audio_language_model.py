@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, Phi4MultimodalForCausalLM, Qwen2AudioForConditionalGeneration
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json

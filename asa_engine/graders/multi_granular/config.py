@@ -13,14 +13,15 @@ from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
 from asa_engine.graders.fields import ascending, bad, grader_fields, integer, number
 from asa_engine.graders.multi_granular.lexicon import PHONES
-from asa_engine.graders.speech_llm.config import (
-    _ENCODER_LIMITS,
-    _MODEL_LIMITS,
+from asa_engine.graders.speech_llm.shapes import (
     SAMPLE_RATE_HZ,
     SAMPLES_PER_FRAME,
     LoraConfig,
-    _lora,
-    _sizes,
+    Windowed,
+    check_shapes,
+    parse_backbones,
+    parse_lora,
+    parse_sizes,
 )
 from asa_engine.graders.speech_llm.verdict import LABELS
 from asa_engine.nn.config import LanguageModelConfig, WhisperEncoderConfig
@@ -37,7 +38,7 @@ _MAX_TEXT = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class MultiGranularConfig:
+class MultiGranularConfig(Windowed):
     """The multi-granular grader (system S5).
 
     Attributes:
@@ -100,16 +101,6 @@ class MultiGranularConfig:
     max_rationale: int = 64
 
     @property
-    def window_samples(self) -> int:
-        """Samples of a window."""
-        return round(self.window_s * SAMPLE_RATE_HZ)
-
-    @property
-    def min_window_samples(self) -> int:
-        """Samples that a last window must have."""
-        return round(self.min_window_s * SAMPLE_RATE_HZ)
-
-    @property
     def max_samples(self) -> int:
         """Samples of the longest recording."""
         return round(self.max_audio_s * SAMPLE_RATE_HZ)
@@ -152,12 +143,10 @@ class MultiGranularConfig:
         if tuple(aspect.name for aspect in fields["aspects"]) != ASPECTS:
             raise bad("aspects", fields["aspects"], ", ".join(ASPECTS))
         fields["label_scores"] = _label_scores(fields["label_scores"])
-        fields["encoder"] = _sizes(fields, "encoder", WhisperEncoderConfig, _ENCODER_LIMITS)
-        fields["language_model"] = _sizes(
-            fields, "language_model", LanguageModelConfig, _MODEL_LIMITS
-        )
-        fields["lora"] = _lora(fields.get("lora", {}))
-        fields["backbones"] = _backbones(fields.get("backbones", {}))
+        fields["encoder"] = parse_sizes(fields, "encoder", WhisperEncoderConfig)
+        fields["language_model"] = parse_sizes(fields, "language_model", LanguageModelConfig)
+        fields["lora"] = parse_lora(fields.get("lora", {}))
+        fields["backbones"] = parse_backbones(fields.get("backbones", {}), STAGES)
         for name in ("prefix", "middle", "suffix"):
             if not isinstance(fields[name], str) or len(fields[name]) > _MAX_TEXT:
                 raise bad(name, fields[name], f"a text of at most {_MAX_TEXT} characters")
@@ -200,15 +189,9 @@ class MultiGranularConfig:
         frames = self.window_samples / SAMPLES_PER_FRAME
         if frames % self.stack or frames > self.encoder.positions:
             raise bad("stack", self.stack, f"a divisor of a window's {frames:g} frames")
-        if self.encoder.d_model % self.encoder.heads:
-            raise bad("encoder.heads", self.encoder.heads, "a divisor of d_model")
-        model = self.language_model
-        if model.width % model.heads or model.heads % model.key_value_heads:
-            raise bad("language_model.heads", model.heads, "a divisor of width")
+        check_shapes(self.encoder, self.language_model, self.lora)
         if not self.suffix_ids or not self.end_ids:
             raise bad("suffix_ids", self.suffix_ids, "at least one token, and end_ids too")
-        if self.lora.first_layer >= model.layers:
-            raise bad("lora.first_layer", self.lora.first_layer, "one of the layers")
 
 
 _LIMITS = (
@@ -230,12 +213,3 @@ def _label_scores(value: object) -> dict[str, tuple[float, ...]]:
         if len(scores) != len(LABELS):
             raise bad(f"label_scores.{name}", scores, f"{len(LABELS)} scores")
     return found
-
-
-def _backbones(value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not set(value) <= set(STAGES):
-        raise bad("backbones", value, f"an object with {', '.join(STAGES)}")
-    for stage, name in value.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= 100:
-            raise bad(f"backbones.{stage}", name, "the name of a backbone")
-    return dict(value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -17,10 +16,9 @@ from asa_engine.graders.multi_granular.config import MultiGranularConfig
 from asa_engine.graders.multi_granular.parts import MEASURES
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
+    Checkpointed,
     backbone_source,
     read_tuned,
-    round_halves,
-    write_checkpoint,
 )
 from asa_engine.language_model.tokens import TextTokens
 from asa_engine.nn.language_model import (
@@ -152,7 +150,7 @@ class Slots(nn.Module):
         )
 
 
-class MultiGranular(nn.Module):
+class MultiGranular(Checkpointed):
     """Whisper encoder, phone layer, audio projector, slots, language model with adapters.
 
     Args:
@@ -164,6 +162,8 @@ class MultiGranular(nn.Module):
     Raises:
         CheckpointError: A backbone is not of the configured shape.
     """
+
+    config: MultiGranularConfig
 
     def __init__(
         self,
@@ -275,29 +275,6 @@ class MultiGranular(nn.Module):
         if ids is not None:
             return F.linear(closed.float(), rows[list(ids)].float())
         return F.linear(closed, rows).float()
-
-    def round_halves(self) -> None:
-        """Round what is stored as float16 to float16 values; figures come after it."""
-        round_halves(self.tuned())
-
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        overwrite: bool = False,
-        extra: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Write `config.json` and `weights.safetensors`: what was trained, not the backbones.
-
-        Args:
-            folder: Where to.
-            overwrite: Replace what is there.
-            extra: Further text files of the checkpoint, name -> text; one is `LEXICON_NAME`.
-
-        Raises:
-            UsageError: The folder is there already, or cannot be written; nothing is changed.
-        """
-        write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from asa_engine.errors import UsageError
 from asa_engine.graders.speech_llm.recipe import AdapterRecipe
-from asa_engine.recipes import build, find_data, read_recipe, value
+from asa_engine.recipes import RecipeFile, check_shares, find_data
 
 __all__ = ["MultiGranularRecipe", "PhonesRecipe", "WarmRecipe"]
 
@@ -16,7 +16,6 @@ _TOP_LEVEL = (
     "grader", "threads", "seed", "ship", "manifest", "limit", "backbones", "prompt", "phones",
     "warm", "adapter", "sft", "preference",
 )  # fmt: skip
-_T = TypeVar("_T")
 SHIPS = ("sft", "preference")
 
 
@@ -200,30 +199,21 @@ class MultiGranularRecipe:
             UsageError: It is missing, is not TOML, or a value is missing, unknown, of the wrong
                 kind or out of range; the message names the file and the field.
         """
-        table, digest = read_recipe(path, _TOP_LEVEL)
-        where = str(path)
-
-        def part(name: str, of: type[_T]) -> _T:
-            return build(of, table.get(name, {}), f"{where} [{name}]")
-
+        file = RecipeFile.read(path, _TOP_LEVEL)
         recipe = cls(
-            name=path.stem,
-            threads=value(table.get("threads", 1), 0, f"{where}: threads"),
-            seed=value(table.get("seed", 1), 0, f"{where}: seed"),
-            ship=value(table.get("ship", "sft"), "", f"{where}: ship"),
-            manifest=value(table.get("manifest", ""), "", f"{where}: manifest"),
-            limit=value(table.get("limit", 0), 0, f"{where}: limit"),
-            backbones=part("backbones", BackboneRecipe),
-            prompt=part("prompt", PromptRecipe),
-            phones=part("phones", PhonesRecipe),
-            warm=part("warm", WarmRecipe),
-            adapter=part("adapter", AdapterRecipe),
-            sft=part("sft", SftRecipe),
-            preference=part("preference", PreferenceRecipe),
-            digest=digest,
-            folder=path.resolve().parent,
+            **file.header(),
+            ship=file.value("ship", "sft"),
+            manifest=file.value("manifest", ""),
+            limit=file.value("limit", 0),
+            backbones=file.part("backbones", BackboneRecipe),
+            prompt=file.part("prompt", PromptRecipe),
+            phones=file.part("phones", PhonesRecipe),
+            warm=file.part("warm", WarmRecipe),
+            adapter=file.part("adapter", AdapterRecipe),
+            sft=file.part("sft", SftRecipe),
+            preference=file.part("preference", PreferenceRecipe),
         )
-        recipe._check(where)
+        recipe._check(str(path))
         return recipe
 
     def manifest_path(self) -> Path:
@@ -239,19 +229,16 @@ class MultiGranularRecipe:
             raise UsageError(f"{where}: ship is {self.ship!r}", mend=f"one of {', '.join(SHIPS)}")
         if self.ship == "preference" and not self.preference.steps:
             raise UsageError(f"{where}: ship is 'preference', but [preference] has no steps")
-        if not 1 <= self.threads <= 1024:
-            raise UsageError(f"{where}: threads must be 1 to 1024")
         counts = (self.sft.epochs, self.sft.batch_size, self.warm.epochs, self.warm.batch_size)
         sizes = (self.phones.rounds, self.phones.batch_size, self.preference.batch_size)
         if min(*counts, *sizes, self.warm.stack) < 1:
             raise UsageError(f"{where}: epochs, rounds, batch_size and stack must be at least 1")
         if not 0 < self.phones.share <= 1 or not 0 < self.preference.mix <= 1:
             raise UsageError(f"{where}: share and mix must be above 0 and at most 1")
-        for name, share in (
-            ("[phones]: dropout", self.phones.dropout),
-            ("[warm]: dropout", self.warm.dropout),
-            ("[sft]: dropout", self.sft.dropout),
-            ("[sft]: warmup", self.sft.warmup),
-        ):
-            if not 0 <= share < 1:
-                raise UsageError(f"{where} {name} must be 0 or more and below 1")
+        shares = {
+            "[phones]: dropout": self.phones.dropout,
+            "[warm]: dropout": self.warm.dropout,
+            "[sft]: dropout": self.sft.dropout,
+            "[sft]: warmup": self.sft.warmup,
+        }
+        check_shares(where, shares)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from asa_engine.backbones import BACKBONES, backbone_folder
 from asa_engine.errors import CheckpointError
@@ -26,6 +28,7 @@ __all__ = [
     "CONFIG_NAME",
     "WEIGHTS_NAME",
     "Backbones",
+    "Checkpointed",
     "backbone_source",
     "open_backbones",
     "read_tuned",
@@ -69,6 +72,50 @@ def open_backbones(
         *load_backbones(encoder, language_model, config.encoder.positions),
         tokenizer,
     )
+
+
+class Configuration(Protocol):
+    """What a checkpoint's `config.json` is written from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object."""
+
+
+class Checkpointed(nn.Module):
+    """A grader whose checkpoint holds what was trained, and only names what it stands on.
+
+    Attributes:
+        config: Its configuration.
+    """
+
+    config: Configuration
+
+    @abstractmethod
+    def tuned(self) -> Mapping[str, Tensor]:
+        """Return what training makes, by name."""
+
+    def round_halves(self) -> None:
+        """Round what is stored as float16 to float16 values; figures come after it."""
+        round_halves(self.tuned())
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `weights.safetensors`: what was trained, not the backbones.
+
+        Args:
+            folder: Where to.
+            overwrite: Replace what is there.
+            extra: Further text files of the checkpoint, name -> text.
+
+        Raises:
+            UsageError: The folder is there already, or cannot be written; nothing is changed.
+        """
+        write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
 
 
 def read_tuned(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,42 +13,36 @@ from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
 from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
+from asa_engine.graders.speech_llm.shapes import (
+    MODEL_LIMITS,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    LoraConfig,
+    Windowed,
+    check_shapes,
+    parse_backbones,
+    parse_lora,
+    parse_sizes,
+)
 from asa_engine.nn.config import AudioEncoderConfig, LanguageModelConfig, WhisperEncoderConfig
 
-__all__ = ["LoraConfig", "PriorConfig", "PromptConfig", "SpeechLLMConfig"]
+__all__ = [
+    "SAMPLES_PER_FRAME",
+    "SAMPLE_RATE_HZ",
+    "LoraConfig",
+    "PriorConfig",
+    "PromptConfig",
+    "SpeechLLMConfig",
+]
 
 GRADER = "speech_llm"
 FORMAT_REVISION = 1
 STAGES = ("encoder", "language_model")
 ANSWERS = ("soft", "hard", "regression")
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = 320
 MAX_CHUNK_S = 30.0
 
-# Far above any real model's, low enough that a hostile file cannot ask for terabytes.
-_ENCODER_LIMITS = {
-    "n_mels": 512,
-    "d_model": 8192,
-    "layers": 128,
-    "heads": 128,
-    "ffn": 32_768,
-    "positions": 6000,
-    "stack": 64,
-}
 # Audio language models whose own encoder is known, and the mel bins that it can be given.
 AUDIO_FAMILIES = {"qwen2_audio": (80, 128), "phi4_multimodal": (80,)}
-_MODEL_LIMITS = {
-    "vocabulary": 1_000_000,
-    "width": 16_384,
-    "layers": 256,
-    "heads": 256,
-    "key_value_heads": 256,
-    "ffn": 131_072,
-    "positions": 1 << 20,
-}
-# Families whose layers are fused.
-_FUSED_FAMILIES = ("phi3", "phi4_multimodal")
-_FUSED_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 _MAX_UNITS = 65_536
 _MAX_PRIOR = {"centres": 100_000, "width": 4096}
 _MAX_PROMPT_TOKENS = 4096
@@ -79,37 +73,6 @@ class PromptConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LoraConfig:
-    """The low-rank adapters of the language model.
-
-    Attributes:
-        rank: r.
-        alpha: alpha / r scales their product.
-        first_layer: Layers below have none.
-        targets: Names of the linear layers that have one.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    first_layer: int = 0
-    targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
-
-    @classmethod
-    def of(cls, family: str, rank: int, alpha: float, first_layer: int) -> Self:
-        """Return adapters of every linear layer, as a family of language models names them."""
-        targets = _FUSED_TARGETS if family in _FUSED_FAMILIES else cls().targets
-        return cls(rank, alpha, first_layer, targets)
-
-
-@dataclass(frozen=True, slots=True)
 class PriorConfig:
     """The acoustic prior: a kernel regressor on sums of the encoder's layers.
 
@@ -127,7 +90,7 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechLLMConfig:
+class SpeechLLMConfig(Windowed):
     """The speech LLM.
 
     Attributes:
@@ -165,16 +128,6 @@ class SpeechLLMConfig:
     projector_width: int = 384
     prior: PriorConfig = field(default_factory=PriorConfig)
     units: int = 0
-
-    @property
-    def window_samples(self) -> int:
-        """Samples (16 kHz) in a window."""
-        return round(self.window_s * SAMPLE_RATE_HZ)
-
-    @property
-    def min_window_samples(self) -> int:
-        """Samples below which a last window is left out."""
-        return round(self.min_window_s * SAMPLE_RATE_HZ)
 
     @property
     def chunk_windows(self) -> int:
@@ -229,12 +182,10 @@ class SpeechLLMConfig:
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         fields["prompt"] = _prompt(fields.get("prompt"))
         fields["encoder"] = _encoder(fields)
-        fields["language_model"] = _sizes(
-            fields, "language_model", LanguageModelConfig, _MODEL_LIMITS
-        )
-        fields["lora"] = _lora(fields.get("lora", {}))
+        fields["language_model"] = parse_sizes(fields, "language_model", LanguageModelConfig)
+        fields["lora"] = parse_lora(fields.get("lora", {}))
         fields["prior"] = _prior(fields.get("prior", {}))
-        fields["backbones"] = _backbones(fields.get("backbones", {}))
+        fields["backbones"] = parse_backbones(fields.get("backbones", {}), STAGES)
         for name in ("window_s", "min_window_s", "chunk_s", "min_chunk_s"):
             if name in fields:
                 fields[name] = number(fields[name], name)
@@ -260,11 +211,7 @@ class SpeechLLMConfig:
     def _check_audio(self) -> None:
         if isinstance(self.encoder, AudioEncoderConfig):
             self._check_audio_encoder(self.encoder)
-        if self.encoder.d_model % self.encoder.heads:
-            raise bad("encoder.heads", self.encoder.heads, "a divisor of d_model")
-        model = self.language_model
-        if model.width % model.heads or model.heads % model.key_value_heads:
-            raise bad("language_model.heads", model.heads, "a divisor of width")
+        check_shapes(self.encoder, self.language_model, self.lora)
         if not 0.1 <= self.window_s <= MAX_CHUNK_S:
             raise bad("window_s", self.window_s, f"0.1 to {MAX_CHUNK_S} s")
         frames = self.window_samples / SAMPLES_PER_FRAME
@@ -319,8 +266,6 @@ class SpeechLLMConfig:
                 f"shorter: {self.longest_sequence} tokens do not fit the language model's "
                 f"{self.language_model.positions}",
             )
-        if self.lora.first_layer >= self.language_model.layers:
-            raise bad("lora.first_layer", self.lora.first_layer, "one of the layers")
 
 
 def _prompt(value: object) -> PromptConfig:
@@ -341,60 +286,18 @@ def _prompt(value: object) -> PromptConfig:
         if not isinstance(ids, list | tuple) or len(ids) > _MAX_PROMPT_TOKENS:
             raise bad(f"prompt.{name}", ids, f"a list of at most {_MAX_PROMPT_TOKENS} tokens")
         fields[name] = tuple(
-            integer(item, f"prompt.{name}", _MODEL_LIMITS["vocabulary"], 0) for item in ids
+            integer(item, f"prompt.{name}", MODEL_LIMITS["vocabulary"], 0) for item in ids
         )
     return PromptConfig(**fields)
-
-
-def _sizes(fields: Mapping[str, Any], name: str, cls: Any, limits: Mapping[str, int]) -> Any:
-    value = fields.get(name, {})
-    if not isinstance(value, Mapping):
-        raise bad(name, value, "an object")
-    check_names(cls, value, name)
-    sizes: dict[str, Any] = {
-        key: integer(size, f"{name}.{key}", limits[key])
-        for key, size in value.items()
-        if key != "family"
-    }
-    if "family" in value:
-        if not isinstance(value["family"], str) or not value["family"]:
-            raise bad(f"{name}.family", value["family"], "a name")
-        sizes["family"] = value["family"]
-    return cls(**sizes)
 
 
 def _encoder(fields: Mapping[str, Any]) -> WhisperEncoderConfig:
     value = fields.get("encoder")
     own = isinstance(value, Mapping) and "family" in value
-    encoder: WhisperEncoderConfig = _sizes(
-        fields, "encoder", AudioEncoderConfig if own else WhisperEncoderConfig, _ENCODER_LIMITS
+    encoder: WhisperEncoderConfig = parse_sizes(
+        fields, "encoder", AudioEncoderConfig if own else WhisperEncoderConfig
     )
     return encoder
-
-
-def _lora(value: object) -> LoraConfig:
-    if not isinstance(value, Mapping):
-        raise bad("lora", value, "an object")
-    check_names(LoraConfig, value, "lora")
-    fields: dict[str, Any] = dict(value)
-    if "rank" in fields:
-        fields["rank"] = integer(fields["rank"], "lora.rank", 4096)
-    if "alpha" in fields:
-        fields["alpha"] = number(fields["alpha"], "lora.alpha")
-    if "first_layer" in fields:
-        fields["first_layer"] = integer(
-            fields["first_layer"], "lora.first_layer", _MODEL_LIMITS["layers"], 0
-        )
-    if "targets" in fields:
-        targets = fields["targets"]
-        if (
-            not isinstance(targets, list | tuple)
-            or not targets
-            or not all(isinstance(name, str) and name for name in targets)
-        ):
-            raise bad("lora.targets", targets, "a list of names")
-        fields["targets"] = tuple(targets)
-    return LoraConfig(**fields)
 
 
 def _prior(value: object) -> PriorConfig:
@@ -414,12 +317,3 @@ def _prior(value: object) -> PriorConfig:
     if prior.sd <= 0:
         raise bad("prior.sd", prior.sd, "above 0")
     return prior
-
-
-def _backbones(value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not set(value) <= set(STAGES):
-        raise bad("backbones", value, f"an object with {' and '.join(STAGES)}")
-    for stage, name in value.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= 100:
-            raise bad(f"backbones.{stage}", name, "the name of a backbone")
-    return dict(value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,10 +15,9 @@ from torch import Tensor, nn
 from asa_engine.errors import AudioError, CheckpointError
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
+    Checkpointed,
     open_backbones,
     read_tuned,
-    round_halves,
-    write_checkpoint,
 )
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prior_model import Prior, sums_of
@@ -104,7 +102,7 @@ class Projector(nn.Module):
         return (lengths + self.stack - 1) // self.stack
 
 
-class SpeechLLM(nn.Module):
+class SpeechLLM(Checkpointed):
     """Windows -> audio encoder -> projector -> language model with adapters -> answer.
 
     [prefix][audio tokens][suffix]; the answer is read at the suffix's last token: the label
@@ -119,6 +117,8 @@ class SpeechLLM(nn.Module):
     Raises:
         CheckpointError: A backbone is not of the configured shape.
     """
+
+    config: SpeechLLMConfig
 
     def __init__(
         self,
@@ -348,29 +348,6 @@ class SpeechLLM(nn.Module):
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, dtype=torch.long)
-
-    def round_halves(self) -> None:
-        """Round what is stored as float16 to float16 values; figures come after it."""
-        round_halves(self.tuned())
-
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        overwrite: bool = False,
-        extra: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Write `config.json` and `weights.safetensors`: what was trained, not the backbones.
-
-        Args:
-            folder: Where to.
-            overwrite: Replace what is there.
-            extra: Further text files of the checkpoint, name -> text.
-
-        Raises:
-            UsageError: The folder is there already, or cannot be written; nothing is changed.
-        """
-        write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
 
     @classmethod
     def load(

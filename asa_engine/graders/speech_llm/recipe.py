@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from asa_engine.errors import UsageError
-from asa_engine.recipes import build, build_each, find_data, read_recipe, section, value
+from asa_engine.recipes import RecipeFile, check_runs, check_shares, find_data
 
 __all__ = [
     "OBJECTIVES",
@@ -258,28 +258,21 @@ class SpeechLLMRecipe:
             UsageError: It is missing, is not TOML, or a value is missing, unknown, of the wrong
                 kind or out of range; the message names the file and the field.
         """
-        table, digest = read_recipe(path, _TOP_LEVEL)
-        where = str(path)
+        file = RecipeFile.read(path, _TOP_LEVEL)
         recipe = cls(
-            name=path.stem,
-            threads=value(table.get("threads", 1), 0, f"{where}: threads"),
-            seed=value(table.get("seed", 1), 0, f"{where}: seed"),
-            ship=value(table.get("ship", ""), "", f"{where}: ship"),
-            data=build(DataRecipe, section(table, "data", where), f"{where} [data]"),
-            backbones=build(
-                BackboneRecipe, section(table, "backbones", where), f"{where} [backbones]"
-            ),
-            windows=build(WindowRecipe, table.get("windows", {}), f"{where} [windows]"),
-            prompt=build(PromptRecipe, section(table, "prompt", where), f"{where} [prompt]"),
-            projector=build(ProjectorRecipe, table.get("projector", {}), f"{where} [projector]"),
-            prior=build(PriorRecipe, table.get("prior", {}), f"{where} [prior]"),
-            adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
-            fit=build(FitRecipe, table.get("fit", {}), f"{where} [fit]"),
-            objectives=build_each(ObjectiveRecipe, table, "objective", where),
-            digest=digest,
-            folder=path.resolve().parent,
+            **file.header(),
+            ship=file.value("ship", ""),
+            data=file.part("data", DataRecipe, needed=True),
+            backbones=file.part("backbones", BackboneRecipe, needed=True),
+            windows=file.part("windows", WindowRecipe),
+            prompt=file.part("prompt", PromptRecipe, needed=True),
+            projector=file.part("projector", ProjectorRecipe),
+            prior=file.part("prior", PriorRecipe),
+            adapter=file.part("adapter", AdapterRecipe),
+            fit=file.part("fit", FitRecipe),
+            objectives=file.each("objective", ObjectiveRecipe),
         )
-        recipe._check(where)
+        recipe._check(str(path))
         return recipe
 
     @property
@@ -297,10 +290,7 @@ class SpeechLLMRecipe:
 
     def _check(self, where: str) -> None:
         names = [item.name for item in self.objectives]
-        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
-            raise UsageError(f"{where}: objectives need names that differ: letters, digits and _")
-        if self.ship not in names:
-            raise UsageError(f"{where}: ship is {self.ship!r}, none of {', '.join(names)}")
+        check_runs(where, what="objectives", names=names, ship=self.ship)
         for at, item in enumerate(self.objectives):
             if item.start and item.start not in names[:at]:
                 raise UsageError(
@@ -326,13 +316,10 @@ class SpeechLLMRecipe:
             raise UsageError(f"{where}: epochs, batch_size, stack and width must be at least 1")
         if self.prior.folds < 2:
             raise UsageError(f"{where} [prior]: folds must be at least 2")
-        if not 1 <= self.threads <= 1024:
-            raise UsageError(f"{where}: threads must be 1 to 1024")
-        for name, share in (
-            ("[fit]: warmup", self.fit.warmup),
-            ("[fit]: dropout", self.fit.dropout),
-            ("[projector]: dropout", self.projector.dropout),
-            ("[prior]: share", self.prior.share),
-        ):
-            if share >= 1:
-                raise UsageError(f"{where} {name} must be below 1")
+        shares = {
+            "[fit]: warmup": self.fit.warmup,
+            "[fit]: dropout": self.fit.dropout,
+            "[projector]: dropout": self.projector.dropout,
+            "[prior]: share": self.prior.share,
+        }
+        check_shares(where, shares)

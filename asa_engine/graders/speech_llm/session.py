@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,10 +15,9 @@ from torch import Tensor, nn
 from asa_engine.errors import AudioError, CheckpointError
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
+    Checkpointed,
     open_backbones,
     read_tuned,
-    round_halves,
-    write_checkpoint,
 )
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.prompt import encode_template
@@ -93,7 +91,7 @@ class AcousticPrior(nn.Module):
         return embedding
 
 
-class SessionLLM(nn.Module):
+class SessionLLM(Checkpointed):
     """A speech LLM that hears a whole session at once and scores its parts.
 
     Args:
@@ -104,6 +102,8 @@ class SessionLLM(nn.Module):
     Raises:
         CheckpointError: A backbone is not of the configured shape.
     """
+
+    config: SessionConfig
 
     def __init__(
         self,
@@ -238,20 +238,6 @@ class SessionLLM(nn.Module):
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         return self.speech.language_model.embed(torch.tensor(ids, dtype=torch.long))
-
-    def round_halves(self) -> None:
-        """Round what is stored as float16 to float16 values; figures come after it."""
-        round_halves(self.tuned())
-
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        overwrite: bool = False,
-        extra: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Write `config.json` and `weights.safetensors`, like `SpeechLLM.save`."""
-        write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
 
     @classmethod
     def load(

@@ -12,7 +12,7 @@ from asa_engine.graders.speech_llm.recipe import (
     BackboneRecipe,
     ProjectorRecipe,
 )
-from asa_engine.recipes import build, build_each, find_data, read_recipe, section, value
+from asa_engine.recipes import RecipeFile, check_runs, check_shares, find_data
 
 __all__ = ["PRIORS", "LevelPriorRecipe", "SessionRecipe", "SessionRunRecipe"]
 
@@ -214,28 +214,21 @@ class SessionRecipe:
             UsageError: It is missing, is not TOML, or a value is missing, unknown, of the wrong
                 kind or out of range; the message names the file and the field.
         """
-        table, digest = read_recipe(path, _TOP_LEVEL)
-        where = str(path)
+        file = RecipeFile.read(path, _TOP_LEVEL)
         recipe = cls(
-            name=path.stem,
-            threads=value(table.get("threads", 1), 0, f"{where}: threads"),
-            seed=value(table.get("seed", 1), 0, f"{where}: seed"),
-            ship=value(table.get("ship", ""), "", f"{where}: ship"),
-            data=build(SessionDataRecipe, section(table, "data", where), f"{where} [data]"),
-            backbones=build(
-                BackboneRecipe, section(table, "backbones", where), f"{where} [backbones]"
-            ),
-            prompt=build(SessionPromptRecipe, section(table, "prompt", where), f"{where} [prompt]"),
-            projector=build(ProjectorRecipe, table.get("projector", {}), f"{where} [projector]"),
-            prior=build(LevelPriorRecipe, section(table, "prior", where), f"{where} [prior]"),
-            adapter=build(AdapterRecipe, table.get("adapter", {}), f"{where} [adapter]"),
-            fit=build(SessionFitRecipe, section(table, "fit", where), f"{where} [fit]"),
-            sessions=build(SessionsRecipe, table.get("sessions", {}), f"{where} [sessions]"),
-            runs=build_each(SessionRunRecipe, table, "run", where),
-            digest=digest,
-            folder=path.resolve().parent,
+            **file.header(),
+            ship=file.value("ship", ""),
+            data=file.part("data", SessionDataRecipe, needed=True),
+            backbones=file.part("backbones", BackboneRecipe, needed=True),
+            prompt=file.part("prompt", SessionPromptRecipe, needed=True),
+            projector=file.part("projector", ProjectorRecipe),
+            prior=file.part("prior", LevelPriorRecipe, needed=True),
+            adapter=file.part("adapter", AdapterRecipe),
+            fit=file.part("fit", SessionFitRecipe, needed=True),
+            sessions=file.part("sessions", SessionsRecipe),
+            runs=file.each("run", SessionRunRecipe),
         )
-        recipe._check(where)
+        recipe._check(str(path))
         return recipe
 
     @property
@@ -253,10 +246,7 @@ class SessionRecipe:
 
     def _check(self, where: str) -> None:
         names = [item.name for item in self.runs]
-        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
-            raise UsageError(f"{where}: runs need names that differ: letters, digits and _")
-        if self.ship not in names:
-            raise UsageError(f"{where}: ship is {self.ship!r}, none of {', '.join(names)}")
+        check_runs(where, what="runs", names=names, ship=self.ship)
         for item in self.runs:
             if item.prior not in PRIORS:
                 raise UsageError(
@@ -276,19 +266,16 @@ class SessionRecipe:
             raise UsageError(f"{where}: epochs, steps, batch_size and stack must be at least 1")
         if self.prior.folds < 2:
             raise UsageError(f"{where} [prior]: folds must be at least 2")
-        if not 1 <= self.threads <= 1024:
-            raise UsageError(f"{where}: threads must be 1 to 1024")
-        for name, share in (
-            ("[fit]: warmup", self.fit.warmup),
-            ("[fit]: dropout", self.fit.dropout),
-            ("[projector]: dropout", self.projector.dropout),
-            ("[prior]: dropout", self.prior.dropout),
-            ("[prior]: share", self.prior.share),
-            ("[sessions]: missing", self.sessions.missing),
-            ("[sessions]: missing_last", self.sessions.missing_last),
-            ("[sessions]: least", self.sessions.least),
-        ):
-            if share >= 1:
-                raise UsageError(f"{where} {name} must be below 1")
+        shares = {
+            "[fit]: warmup": self.fit.warmup,
+            "[fit]: dropout": self.fit.dropout,
+            "[projector]: dropout": self.projector.dropout,
+            "[prior]: dropout": self.prior.dropout,
+            "[prior]: share": self.prior.share,
+            "[sessions]: missing": self.sessions.missing,
+            "[sessions]: missing_last": self.sessions.missing_last,
+            "[sessions]: least": self.sessions.least,
+        }
+        check_shares(where, shares)
         if len(self.prior.names) != len(self.prior.levels):
             raise UsageError(f"{where} [prior]: each level needs a name")
