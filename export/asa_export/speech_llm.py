@@ -288,6 +288,7 @@ EXPORTER = Exporter(
         "onnx-cuda": (ON_GPU, tuple(HALVES)),
     },
     needs={"ctranslate2": "units"},
+    on_request=(("ctranslate2", "int8"),),
     validate=_validate,
     build=_build,
     judge=_judge,

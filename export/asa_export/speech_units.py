@@ -60,7 +60,8 @@ def write_units(
         _fold(model, smooth)
     vocabulary, epsilon = unit_vocabulary(grader.config), model.config.rms_norm_eps
     spec: Any = LlamaLoader().get_model_spec(model)
-    spec.decoder.projection.weight = answer.detach().float().numpy()
+    # A copy: quantising rounds it where it is.
+    spec.decoder.projection.weight = answer.detach().float().numpy().copy()
     spec.register_vocabulary(vocabulary)
     spec.config.layer_norm_epsilon = epsilon
     spec.config.unk_token = spec.config.bos_token = spec.config.eos_token = vocabulary[0]

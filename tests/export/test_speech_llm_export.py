@@ -25,10 +25,12 @@ from asa_engine.graders.speech_llm.stages import SpeechLLMStages, open_hearing
 from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.language_model import LanguageModel
+from asa_engine.nn.lora import merge_lora
 from asa_engine.profiling import StageClock
 from asa_export.bundles import steps
 from asa_export.exporter import export, plan
 from asa_export.speech import Speech, synthetic_recordings
+from asa_export.speech_units import write_units
 
 # Points of a scale from 0 to 10: float32 sums in another order, through all stages.
 FLOAT_TOLERANCE = 1e-3
@@ -271,6 +273,18 @@ def test_units_are_the_references(
         assert grade.scores["total"].value == pytest.approx(
             float(expected.scores[0]), abs=FLOAT_TOLERANCE
         )
+
+
+def test_quantising_for_ctranslate2_leaves_the_answers_rows(
+    unit_checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
+    grader = SpeechLLM.load(unit_checkpoint)
+    merge_lora(grader.language_model)
+    rows = grader.language_model.output.weight[list(grader.config.prompt.label_ids)].detach()
+    before = rows.clone()
+    write_units(grader, rows, tmp_path, "int8", None)
+    assert torch.equal(rows, before)
 
 
 def test_only_units_go_to_ctranslate2(checkpoint: Path, tmp_path: Path) -> None:
