@@ -161,7 +161,10 @@ class Phi4Encoder(AudioEncoder):
             ("chunk_size", -1),
             ("bias_symmetric", False),
             ("downsample_rate", 1),
-            ("kernel_size", 3),
+            ("activation", "swish"),
+            ("conv_activation", "swish"),
+            ("conv_glu_type", "swish"),
+            ("nemo_activation", "relu"),
         ):
             if (found := getattr(shape, name)) != wanted:
                 raise CheckpointError(

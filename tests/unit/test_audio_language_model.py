@@ -152,6 +152,14 @@ def test_phi_4_is_its_own_class(mel_frames):
     torch.testing.assert_close(ours, theirs[len(PREFIX) :], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize(("name", "value"), [("chunk_size", 18), ("nemo_activation", "gelu")])
+def test_a_conformer_that_hears_otherwise_is_refused(name, value):
+    model = _phi()
+    setattr(model.model.embed_tokens_extend.audio_embed.encoder.config, name, value)
+    with pytest.raises(CheckpointError, match=f"audio_config.{name} of this Phi-4 is {value}"):
+        Phi4Multimodal(model)
+
+
 def test_long_rope_bounds_the_sequence_at_its_first_regime():
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     model = _phi(
