@@ -17,7 +17,9 @@ from asa_engine.graders.multi_granular.parts import MEASURES
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
     Checkpointed,
+    add_adapters,
     backbone_source,
+    check_backbones,
     read_tuned,
 )
 from asa_engine.language_model.tokens import TextTokens
@@ -27,7 +29,7 @@ from asa_engine.nn.language_model import (
     load_language_model,
     load_tokenizer,
 )
-from asa_engine.nn.lora import LoraLinear, add_lora, lora_parameters
+from asa_engine.nn.lora import LoraLinear, lora_parameters
 from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.nn.whisper import WhisperEncoder
 
@@ -173,15 +175,7 @@ class MultiGranular(Checkpointed):
         tokens: TextTokens,
     ) -> None:
         super().__init__()
-        for name, wanted, found in (
-            ("encoder", config.encoder, encoder.config),
-            ("language_model", config.language_model, language_model.config),
-        ):
-            if wanted != found:
-                raise CheckpointError(
-                    f"the checkpoint wants a backbone of {wanted}, this {name} is {found}",
-                    mend=f"fetch the backbone {config.backbones.get(name)!r} again",
-                )
+        check_backbones(config, encoder, language_model)
         self.config = config
         self.tokens = tokens
         self.encoder = encoder.requires_grad_(False)
@@ -190,16 +184,7 @@ class MultiGranular(Checkpointed):
         self.phones = PhoneLayer(config)
         self.projector = AudioProjector(config, rms)
         self.slots = Slots(config, rms)
-        lora = config.lora
-        try:
-            add_lora(
-                language_model.decoder.layers[lora.first_layer :],
-                lora.targets,
-                lora.rank,
-                lora.alpha,
-            )
-        except ValueError as error:
-            raise CheckpointError(f"the adapter does not fit the language model: {error}") from None
+        add_adapters(language_model, config.lora)
 
     @property
     def layers(self) -> int:

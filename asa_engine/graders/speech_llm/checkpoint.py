@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from asa_engine.backbones import BACKBONES, backbone_folder
 from asa_engine.errors import CheckpointError
 from asa_engine.files import atomic_folder
-from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.prompt import check_labels
 from asa_engine.nn.audio_language_model import AudioEncoder, load_backbones
+from asa_engine.nn.config import LanguageModelConfig, WhisperEncoderConfig
 from asa_engine.nn.language_model import LanguageModel, load_tokenizer
+from asa_engine.nn.lora import add_lora
 from asa_engine.nn.whisper import WhisperEncoder
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "WEIGHTS_NAME",
     "Backbones",
     "Checkpointed",
+    "add_adapters",
     "backbone_source",
+    "check_backbones",
     "open_backbones",
     "read_tuned",
     "round_halves",
@@ -116,6 +120,54 @@ class Checkpointed(nn.Module):
             UsageError: The folder is there already, or cannot be written; nothing is changed.
         """
         write_checkpoint(folder, self.config.to_dict(), self.tuned(), overwrite, extra)
+
+
+class Shapes(Protocol):
+    """What a configuration says of the backbones."""
+
+    @property
+    def encoder(self) -> WhisperEncoderConfig:
+        """Shape of the encoder."""
+
+    @property
+    def language_model(self) -> LanguageModelConfig:
+        """Shape of the language model."""
+
+    @property
+    def backbones(self) -> Mapping[str, str]:
+        """Stage -> name."""
+
+
+def check_backbones(
+    config: Shapes, encoder: WhisperEncoder | AudioEncoder, language_model: LanguageModel
+) -> None:
+    """Check that backbones are those that a configuration was made for.
+
+    Raises:
+        CheckpointError: One is of another shape.
+    """
+    for name, wanted, found in (
+        ("encoder", config.encoder, encoder.config),
+        ("language_model", config.language_model, language_model.config),
+    ):
+        if wanted != found:
+            raise CheckpointError(
+                f"the checkpoint wants a backbone of {wanted}, this {name} is {found}",
+                mend=f"fetch the backbone {config.backbones.get(name)!r} again",
+            )
+
+
+def add_adapters(language_model: LanguageModel, lora: LoraConfig) -> None:
+    """Add a language model's adapters, in place.
+
+    Raises:
+        CheckpointError: It has no such layers.
+    """
+    layers = language_model.decoder.layers[lora.first_layer :]
+    try:
+        add_lora(layers, lora.targets, lora.rank, lora.alpha)
+    except ValueError as error:
+        raise CheckpointError(f"the adapter does not fit the language model: {error}") from None
 
 
 def read_tuned(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

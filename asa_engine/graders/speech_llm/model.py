@@ -16,6 +16,8 @@ from asa_engine.errors import AudioError, CheckpointError
 from asa_engine.graders.speech_llm.checkpoint import (
     WEIGHTS_NAME,
     Checkpointed,
+    add_adapters,
+    check_backbones,
     open_backbones,
     read_tuned,
 )
@@ -24,7 +26,7 @@ from asa_engine.graders.speech_llm.prior_model import Prior, sums_of
 from asa_engine.graders.speech_llm.windows import cut
 from asa_engine.nn.audio_language_model import AudioEncoder, AudioProjector
 from asa_engine.nn.language_model import LanguageModel, PrefixCache
-from asa_engine.nn.lora import LoraLinear, add_lora, lora_parameters
+from asa_engine.nn.lora import LoraLinear, lora_parameters
 from asa_engine.nn.whisper import WhisperEncoder
 
 __all__ = ["Graded", "Prefix", "Projector", "SpeechLLM"]
@@ -127,15 +129,7 @@ class SpeechLLM(Checkpointed):
         language_model: LanguageModel,
     ) -> None:
         super().__init__()
-        for name, wanted, found in (
-            ("encoder", config.encoder, encoder.config),
-            ("language_model", config.language_model, language_model.config),
-        ):
-            if wanted != found:
-                raise CheckpointError(
-                    f"the checkpoint wants a backbone of {wanted}, this {name} is {found}",
-                    mend=f"fetch the backbone {config.backbones.get(name)!r} again",
-                )
+        check_backbones(config, encoder, language_model)
         self.config = config
         self.encoder = encoder.requires_grad_(False)
         self.language_model = language_model.requires_grad_(False)
@@ -148,16 +142,7 @@ class SpeechLLM(Checkpointed):
         if config.units:
             entries = torch.zeros(config.units, config.language_model.width)
             self.codebook = nn.Parameter(entries, requires_grad=False)
-        lora = config.lora
-        try:
-            add_lora(
-                language_model.decoder.layers[lora.first_layer :],
-                lora.targets,
-                lora.rank,
-                lora.alpha,
-            )
-        except ValueError as error:
-            raise CheckpointError(f"the adapter does not fit the language model: {error}") from None
+        add_adapters(language_model, config.lora)
 
     def _projector(self, encoder: WhisperEncoder | AudioEncoder) -> Projector | AudioProjector:
         width = self.config.language_model.width
