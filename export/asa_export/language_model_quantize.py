@@ -122,7 +122,8 @@ class Int8Decoder(_QuantisedDecoder):
     Args:
         weights: The model's tensors.
         calibration: What `calibrate_decoder` returned; without it weights are simply rounded.
-        digits: Digits of 8 bits that an activation has, 1 or 2; with 2, embeddings are float16.
+        digits: Digits of 8 bits that an activation has, 1 or 2; with 2, embeddings are float16
+            and best stored so, for a cast of a whole table is done when it is loaded.
         exact_layers: How many layers, from the first on, stay in float32.
 
     Raises:
@@ -193,10 +194,10 @@ class Int8Decoder(_QuantisedDecoder):
         return results
 
     def table(self, graph: Graph, name: str, ids: str) -> str:
-        """Gather rows as fine as activations are."""
+        """Gather rows as fine as activations are; a float16 table is left in its file."""
         if self._digits == 1:
             return super().table(graph, name, ids)
-        rows = graph.op("Gather", graph.constant(graph.array(name), np.float16), ids)
+        rows = graph.op("Gather", graph.typed_weight(name, TensorProto.FLOAT16), ids)
         return graph.op("Cast", rows, to=TensorProto.FLOAT)
 
     def gated(self, graph: Graph, x: str, gate: str, up: str, down: str) -> str:

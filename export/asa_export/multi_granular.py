@@ -41,6 +41,7 @@ from asa_engine.language_model.decoder import Decoder
 from asa_engine.nn.lora import merge_lora
 from asa_export.exporter import Exporter, Variant
 from asa_export.language_model import (
+    TOKENS,
     VOCABULARY,
     DecoderLinears,
     FloatDecoder,
@@ -63,6 +64,7 @@ HEAD: Final = "head.safetensors"
 TOKENIZER: Final = "tokenizer.json"
 FOLDER: Final = "language_model"
 MERGED: Final = "merged.safetensors"
+ROWS: Final = "tokens.safetensors"
 REPORT: Final = "training.json"
 CALIBRATED: Final = 24
 """Recordings that int8 is calibrated on."""
@@ -117,14 +119,18 @@ def _build(
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
         linears: DecoderLinears = FloatDecoder()
+        rows = weights
         if precision == "int8":
             lexicon = Lexicon.read([work / LEXICON_NAME])
             sequences = _sequences(grader, lexicon, speech.calibration[:CALIBRATED])
             found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
             linears = Int8Decoder(weights, found, digits=DIGITS, exact_layers=EXACT_LAYERS)
+            # Mapped, not read: a recording touches a few hundred of its rows.
+            _write(folder / ROWS, {TOKENS: tensors[TOKENS].half()})
+            rows = Weights(folder / ROWS)
         graphs = {
             "language_model": decoder_model(shape, weights, linears, positions=positions),
-            "tokens": tokens_model(shape, weights, linears),
+            "tokens": tokens_model(shape, rows, linears),
             "vocabulary": vocabulary_model(shape, weights, linears),
         }
         files = {"encoder": ENCODER, "head": HEAD, "tokenizer": TOKENIZER, "lexicon": LEXICON_NAME}

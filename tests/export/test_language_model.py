@@ -19,6 +19,7 @@ from asa_engine.backends.onnxruntime import session
 from asa_engine.errors import CheckpointError
 from asa_engine.language_model.decoder import Decoder
 from asa_export.language_model import (
+    TOKENS,
     DecoderLinears,
     FloatDecoder,
     decoder_model,
@@ -236,8 +237,11 @@ def test_rounded_embeddings(tmp_path: Path) -> None:
     table = model.model.embed_tokens.weight.detach().numpy()
     steps = np.abs(table).max(axis=1, keepdims=True) / 127
     assert (np.abs(rows - table) <= 0.501 * steps).all()
-    finer = tokens_model(config, weights, Int8Decoder(weights, digits=2))
+    save_file({TOKENS: torch.from_numpy(table).half()}, tmp_path / "halves.safetensors")
+    halves = Weights(tmp_path / "halves.safetensors")
+    finer = tokens_model(config, halves, Int8Decoder(weights, digits=2))
     onnx.save(finer, tmp_path / "tokens.onnx")
+    assert (tmp_path / "tokens.onnx").stat().st_size < 1000  # the table stays in its file
     (rows,) = session(tmp_path / "tokens.onnx", 1).run(None, {"ids": np.arange(96)})
     np.testing.assert_array_equal(rows, table.astype(np.float16).astype(np.float32))
 

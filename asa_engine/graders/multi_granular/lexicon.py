@@ -148,13 +148,13 @@ class Lexicon:
 
 
 def _entries(lines: Iterable[str], path: Path) -> Iterable[tuple[str, tuple[str, ...]]]:
-    known = set(PHONES)
+    known = {phone: phone for phone in PHONES}  # one object each: a dictionary names them often
     for number, line in enumerate(lines, 1):
         word, *phones = line.partition("#")[0].split() or [""]
         if not word or word.endswith(")"):
             continue
-        bare = tuple(phone.rstrip("012") for phone in phones)
-        if not bare or not known.issuperset(bare):
+        bare = tuple(known.get(phone.rstrip("012"), "") for phone in phones)
+        if not all(bare) or not bare:
             raise CheckpointError(
                 f"{path}, line {number}: {' '.join(phones)[:40]!r} are no phones",
                 mend="phones are those of ARPAbet",
