@@ -41,7 +41,7 @@ SECONDS = (10, 30, 120)
 PIECE = RATE // 10
 CHUNK_TOKENS = 140  # of 28 s
 ENGINE = ("onnxruntime/fp32", "onnxruntime/int8", "onnxruntime/int4")
-UNITS = ("onnxruntime/fp32", "ctranslate2/fp32", "ctranslate2/int8")
+UNITS = ("onnxruntime/fp32", "onnxruntime/int8", "ctranslate2/fp32")
 
 
 def main() -> None:
