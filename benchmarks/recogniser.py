@@ -1,10 +1,12 @@
 """What the recogniser hears: learners against Hugging Face's Whisper, and sounds without words.
 
     python benchmarks/recogniser.py words ../shared/data/speechocean762 --every 5
+    python benchmarks/recogniser.py precisions ../shared/data/speechocean762
     python benchmarks/recogniser.py guards ../shared/data/speechocean762 --every 16
 
 Prints the tables of docs/recogniser.md. `words` counts word errors against the text that was read,
-on the dev speakers; the reference takes a second or two a recording.
+on the dev speakers; the reference takes a second or two a recording. `precisions` compares this
+recogniser's own precisions only.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from asa_engine.recogniser.whisper import Whisper
 
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 SOUND_S = 20.0
+DRAWS = 2000
 
 Samples = NDArray[np.float32]
 
@@ -91,6 +94,27 @@ def compare(utterances: Sequence[Utterance], backbone: str) -> None:
         row(f"this one, {precision}", [hear(recogniser, samples).text for samples in recordings])
     if importlib.util.find_spec("faster_whisper"):
         row("faster-whisper, greedy, int8", faster_whisper(folder, recordings))
+
+
+def compare_precisions(utterances: Sequence[Utterance], backbone: str) -> None:
+    """Print word error rates at float32 and int8, with and without loops, and how sure they are."""
+    folder, texts = backbone_folder(backbone), [plain(utterance.text) for utterance in utterances]
+    heard = []
+    for precision in ("fp32", "int8"):
+        recogniser = Recogniser.open(folder, precision=precision)
+        heard.append([plain(hear(recogniser, read_audio(u.audio)).text) for u in utterances])
+    words = np.array([len(text) for text in texts])
+    errors = np.array([list(map(word_errors, texts, said)) for said in heard])
+    loops = np.array([[len(item) for item in said] for said in heard]).max(0) > 2 * words
+    differ = sum(a != b for a, b in zip(*heard, strict=True))
+    print(f"{len(texts)} recordings, {words.sum()} words; {differ} have other words")
+    for name, kept in (("all", np.ones_like(loops)), (f"without {loops.sum()} loops", ~loops)):
+        fp32, int8 = 100 * errors[:, kept].sum(1) / words[kept].sum()
+        print(f"{name}: fp32 {fp32:.2f} %, int8 {int8:.2f} %, {fp32 - int8:+.2f}")
+    drawn = np.random.default_rng(0).integers(0, len(texts), (DRAWS, len(texts)))
+    apart = 100 * (errors[0] - errors[1])[drawn].sum(1) / words[drawn].sum(1)
+    low, high = np.percentile(apart, [2.5, 97.5])
+    print(f"fp32 - int8 in 95 of 100 draws of these recordings: {low:+.2f} to {high:+.2f}")
 
 
 def faster_whisper(folder: Path, recordings: Sequence[Samples]) -> list[str]:
@@ -164,7 +188,7 @@ def guards(utterances: Sequence[Utterance], backbone: str) -> None:
 def main() -> None:
     """Read the command line and print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["words", "guards"])
+    parser.add_argument("table", choices=["words", "precisions", "guards"])
     parser.add_argument("corpus", type=Path, help="folder of speechocean762")
     parser.add_argument("--backbone", default="whisper-tiny.en")
     parser.add_argument("--every", type=int, default=1, help="take every so many-th recording")
@@ -172,6 +196,8 @@ def main() -> None:
     train, dev = dev_split(read_manifest(args.corpus / "train.jsonl"))
     if args.table == "words":
         compare(dev[:: args.every], args.backbone)
+    elif args.table == "precisions":
+        compare_precisions(dev[:: args.every], args.backbone)
     else:
         guards(train[:: args.every], args.backbone)
 
