@@ -230,8 +230,8 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 EXPORTER = Exporter(
     targets={"onnx": ("onnxruntime", ("fp32", "int8"))},
-    # It holds the accuracy's budget; but where two labels of accuracy are about as likely, rounding
-    # can choose the other, and the scores that follow from it jump.
+    # Accuracy is inside its budget as calibrated here; but where two labels of it are about as
+    # likely, rounding can choose the other, and the scores that follow from it jump.
     on_request=(("onnxruntime", "int8"),),
     validate=_validate,
     build=_build,
