@@ -20,7 +20,7 @@ from asa_engine.errors import BundleError, CheckpointError, UsageError
 from asa_engine.features.log_mel import WindowedLogMel
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
-from asa_engine.graders.speech_llm.runtime import SpeechLLMRun, judge
+from asa_engine.graders.speech_llm.runtime import STAGE_NAMES, SpeechLLMRun, judge
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages, open_hearing
 from asa_engine.graders.speech_llm.unit_stages import UnitStages
 from asa_engine.language_model.decoder import Decoder
@@ -30,6 +30,7 @@ from asa_engine.profiling import StageClock
 from asa_export.bundles import steps
 from asa_export.exporter import export, plan
 from asa_export.speech import Speech, synthetic_recordings
+from asa_export.speech_llm import EXPORTER
 from asa_export.speech_units import write_units
 
 # Points of a scale from 0 to 10: float32 sums in another order, through all stages.
@@ -273,6 +274,25 @@ def test_units_are_the_references(
         assert grade.scores["total"].value == pytest.approx(
             float(expected.scores[0]), abs=FLOAT_TOLERANCE
         )
+
+
+def test_rounding_makes_no_other_units(unit_checkpoint: Path, tmp_path: Path) -> None:
+    variants = plan(["onnx"], ["fp32", "int8"], "speech_llm")
+    work = tmp_path / "made"
+    work.mkdir()
+    opened = Bundle.open(unit_checkpoint)
+    config = SpeechLLMConfig.from_dict(opened.config)
+    made = EXPORTER.build(opened, config, work, variants, speech())
+    mel = np.random.default_rng(3).normal(0, 1, (80, 400)).astype(np.float32)
+    heard = []
+    for precision in ("fp32", "int8"):
+        files = {name: work / str(made[name]["onnxruntime"][precision]) for name in STAGE_NAMES}
+        head = Tensors(files["head"])
+        hearing = open_hearing(config, files, head, precision=precision, threads=1)
+        heard.append(hearing.window(mel))
+    assert np.array_equal(heard[0].tokens, heard[1].tokens)
+    assert heard[0].units is not None
+    assert np.array_equal(heard[0].units, heard[1].units)
 
 
 def test_quantising_for_ctranslate2_leaves_the_answers_rows(

@@ -153,7 +153,7 @@ class WindowHearing:
         encoder: Tensors of the Whisper encoder.
         projector: The projector's graph; with a codebook it also says the units.
         head: Tensors `layer_weights` [layers + 1] and `prior.*`, those of `prior_shapes`.
-        precision: `fp32`, `int8` or `int4`.
+        precision: `fp32`, `int8` or `int4`; with a codebook the encoder stays at float32.
         threads: Threads that one call may use.
 
     Raises:
@@ -179,7 +179,8 @@ class WindowHearing:
         self._encoder = Encoder(
             config.encoder,
             Tensors(encoder).read,
-            precision=_ENCODER_PRECISION[precision],
+            # A frame that moves a little may be another unit, which is another word.
+            precision="fp32" if config.units else _ENCODER_PRECISION[precision],
             threads=threads,
         )
         self._projector = session(projector, threads)
