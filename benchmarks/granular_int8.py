@@ -249,8 +249,9 @@ def main() -> None:
     config = MultiGranularConfig.from_dict(bundle.config)
     files = {name: bundle.file(name, "onnxruntime", "fp32") for name in STAGE_NAMES}
     stages = MultiGranularStages(config, files, precision="fp32", threads=1)
+    tensors = Tensors(files["encoder"].with_name("encoder.safetensors"))
     encoders = {
-        precision: Encoder(config.encoder, Tensors(files["encoder"]).read, precision=precision)
+        precision: Encoder(config.encoder, tensors.read, precision=precision)
         for precision in PRECISIONS
     }
     model = MultiGranular.load(args.bundle).language_model.decoder

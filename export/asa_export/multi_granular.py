@@ -35,6 +35,7 @@ from asa_engine.graders.multi_granular.stages import (
     label_ids,
     small_shapes,
 )
+from asa_engine.graders.speech_llm.config import SAMPLES_PER_FRAME
 from asa_engine.graders.speech_llm.script import verdict_of_choices
 from asa_engine.graders.speech_llm.verdict import LABELS
 from asa_engine.language_model.decoder import Decoder
@@ -53,6 +54,7 @@ from asa_export.language_model import (
 from asa_export.language_model_calibrate import calibrate_decoder
 from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_quantize import Int8Decoder
+from asa_export.onnx import FloatLinears, frames_model
 from asa_export.parity import REFERENCE, Scorer
 from asa_export.speech import Recording, Speech
 from asa_export.weights import Weights
@@ -60,6 +62,7 @@ from asa_export.weights import Weights
 __all__ = ["EXPORTER"]
 
 ENCODER: Final = "encoder.safetensors"
+ENCODER_GRAPH: Final = "encoder.onnx"
 HEAD: Final = "head.safetensors"
 TOKENIZER: Final = "tokenizer.json"
 FOLDER: Final = "language_model"
@@ -133,7 +136,11 @@ def _build(
             "tokens": tokens_model(shape, rows, linears),
             "vocabulary": vocabulary_model(shape, weights, linears),
         }
-        files = {"encoder": ENCODER, "head": HEAD, "tokenizer": TOKENIZER, "lexicon": LEXICON_NAME}
+        encoder = ENCODER
+        if precision == "fp32":
+            onnx.save(_encoder_model(config, Weights(work / ENCODER)), work / ENCODER_GRAPH)
+            encoder = ENCODER_GRAPH
+        files = {"encoder": encoder, "head": HEAD, "tokenizer": TOKENIZER, "lexicon": LEXICON_NAME}
         for name, graph in graphs.items():
             suffix = "" if name == "language_model" else f".{name}"
             files[name] = f"{FOLDER}/{precision}{suffix}.onnx"
@@ -144,6 +151,17 @@ def _build(
         fp32.unlink()
         (folder / MERGED).unlink()
     return stages
+
+
+def _encoder_model(config: MultiGranularConfig, weights: Weights) -> onnx.ModelProto:
+    """Build the encoder of windows, its weights left in their file."""
+    return frames_model(
+        config.encoder,
+        weights,
+        FloatLinears(),
+        positions=config.window_samples // SAMPLES_PER_FRAME,
+        mix=config.layer_weights,
+    )
 
 
 def _head(grader: MultiGranular, decoder: Decoder) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ copies of their input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from asa_engine.graders.acoustic.model import (
     REFERENCE_FRAMES,
     VARIANCE_FLOOR,
 )
+from asa_engine.nn.config import WhisperEncoderConfig
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.weights import Weights
 
@@ -34,6 +36,7 @@ __all__ = [
     "FusedAttention",
     "Linears",
     "encoder_model",
+    "frames_model",
     "grader_model",
     "has_bias",
     "head_model",
@@ -138,24 +141,59 @@ def grader_model(config: AcousticConfig, weights: Weights, linears: Linears) -> 
     return graph.model()
 
 
-def _encode(graph: Graph, config: AcousticConfig, linears: Linears) -> tuple[str, str]:
-    """Encode and pool `mel`; return stats and frames."""
-    width = config.encoder.d_model
-    mel = graph.input("mel", ["batch", config.encoder.n_mels, "mel_frames"])
+def frames_model(
+    config: WhisperEncoderConfig,
+    weights: Weights,
+    linears: Linears,
+    *,
+    positions: int,
+    mix: Sequence[float],
+) -> onnx.ModelProto:
+    """Build Whisper's encoder alone: log-mel [B, n_mels, T] -> `frames` [B, ceil(T/2), D].
+
+    Args:
+        config: Its shape.
+        weights: Its tensors, by Hugging Face's names.
+        linears: How linear layers are computed.
+        positions: Frames of the longest window.
+        mix: Weights of the embedded input and of each layer's output in the frames.
+    """
+    graph = Graph("encoder", weights)
+    outputs, shape = _layers(graph, config, linears, "", positions)
+    mixed = graph.op("Reshape", _weighted(graph, outputs, mix), shape)
+    graph.output(mixed, "frames", ["batch", "frames", config.d_model])
+    return graph.model()
+
+
+def _layers(
+    graph: Graph, config: WhisperEncoderConfig, linears: Linears, prefix: str, positions: int
+) -> tuple[list[str], str]:
+    """Encode `mel`; return all layers' outputs, rows [B * N, D], and what holds [B, N, D].
+
+    The first is the embedded input; `prefix` stands in front of the tensors' names.
+    """
+    width = config.d_model
+    mel = graph.input("mel", ["batch", config.n_mels, "mel_frames"])
     x = graph.op("Transpose", mel, perm=[0, 2, 1])
-    x = _conv(graph, linears, x, "encoder.conv1", config.encoder.n_mels, width, stride=1)
-    x = _conv(graph, linears, x, "encoder.conv2", width, width, stride=2)
-    table = graph.weight("encoder.embed_positions.weight", rows=config.window_frames)
+    x = _conv(graph, linears, x, f"{prefix}conv1", config.n_mels, width, stride=1)
+    x = _conv(graph, linears, x, f"{prefix}conv2", width, width, stride=2)
+    table = graph.weight(f"{prefix}embed_positions.weight", rows=positions)
     zero, length = graph.constant([0], np.int64), graph.op("Shape", x, start=1, end=2)
     x = graph.op("Add", x, graph.op("Slice", table, zero, length, zero))
     shape, rows = graph.op("Shape", x), graph.constant([-1, width], np.int64)
     x = graph.op("Reshape", x, rows)
     outputs = [x]
-    for layer in range(config.encoder.layers):
-        name = f"encoder.layers.{layer}"
-        x = transformer_layer(graph, linears, x, name, config.encoder.heads, width, shape, rows)
+    for layer in range(config.layers):
+        name = f"{prefix}layers.{layer}"
+        x = transformer_layer(graph, linears, x, name, config.heads, width, shape, rows)
         outputs.append(x)
-    outputs[-1] = _layer_norm(graph, x, "encoder.layer_norm")
+    outputs[-1] = _layer_norm(graph, x, f"{prefix}layer_norm")
+    return outputs, shape
+
+
+def _encode(graph: Graph, config: AcousticConfig, linears: Linears) -> tuple[str, str]:
+    """Encode and pool `mel`; return stats and frames."""
+    outputs, shape = _layers(graph, config.encoder, linears, "encoder.", config.window_frames)
     mixed = _mix(graph, outputs)
     logits = _dense(graph, mixed, "attention")
     mixed = graph.op("Reshape", mixed, shape)
@@ -216,10 +254,14 @@ def _mix(graph: Graph, layers: list[str]) -> str:
     """Sum the layers' outputs, weighted by the softmax of the learned mix."""
     logits = graph.array("layer_mix").astype(np.float64)
     shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
+    return _weighted(graph, layers, (shares / shares.sum()).tolist())
+
+
+def _weighted(graph: Graph, layers: list[str], weights: Sequence[float]) -> str:
+    """Sum the layers' outputs, each times its weight."""
     scaled = [
-        graph.op("Mul", layer, graph.constant(np.float32(share)))
-        for layer, share in zip(layers, shares, strict=True)
+        graph.op("Mul", layer, graph.constant(np.float32(weight)))
+        for layer, weight in zip(layers, weights, strict=True)
     ]
     return graph.op("Sum", *scaled)
 

@@ -111,6 +111,47 @@ def test_the_bundle_judges_as_the_reference(
     ]
 
 
+def test_what_is_written_is_what_is_likeliest(bundle: Path, onnx: tuple[Any, Any]) -> None:
+    """The sentence's labels as written are the ones that the result calls likeliest."""
+    config, stages = onnx
+    asked: list[tuple[int, ...]] = []
+
+    class Listening:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stages, name)
+
+        def embed(self, ids: tuple[int, ...]) -> Any:
+            asked.append(ids)
+            return stages.embed(ids)
+
+    grade = judge((config, Listening()), sound(2.3))
+    assert grade is not None
+    ids = [token for pass_ids in asked for token in pass_ids]
+    likeliest = [
+        max(score.probabilities, key=score.probabilities.__getitem__)
+        for score in grade.scores.values()
+        if score.probabilities is not None
+    ]
+    lines = zip(("Accuracy", "Fluency", "Prosody"), likeliest, strict=True)
+    text = "\n".join(f"{name}: {label}" for name, label in lines)
+    # Ways that were tried come first, what is written last.
+    assert f"{text.removeprefix('Accuracy:')}\nWords: " in samples.tokens().decode(ids)
+
+
+def test_at_fp32_the_encoder_is_a_graph_that_gives_the_reference_frames(
+    checkpoint: Path, bundle: Path, onnx: tuple[Any, Any]
+) -> None:
+    assert Bundle.open(bundle).file("encoder", "onnxruntime", "fp32").name == "encoder.onnx"
+    config, stages = onnx
+    reference = stages_of(checkpoint, "torch")[1]
+    rng = np.random.default_rng(3)
+    for length in (100, 31, 20):
+        mel = rng.normal(0, 0.5, (config.encoder.n_mels, length)).astype(np.float32)
+        found, wanted = stages.frames(mel), reference.frames(mel)
+        # float32 sums in another order, values around one.
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunk", [160, 4001, 16_000])
 def test_a_stream_is_judged_as_the_file(onnx: tuple[Any, Any], chunk: int) -> None:
     audio = sound(3.2)

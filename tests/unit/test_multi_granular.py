@@ -19,12 +19,14 @@ from asa_engine.graders.multi_granular import parts
 from asa_engine.graders.multi_granular.alignment import SILENCE, align
 from asa_engine.graders.multi_granular.config import MultiGranularConfig
 from asa_engine.graders.multi_granular.lexicon import PHONES, Lexicon, Spoken, words_of
+from asa_engine.graders.multi_granular.marginals import LEAST_SHARE, marginals, shares_of
 from asa_engine.graders.multi_granular.plan import plan_of, spoken_words, write
 from asa_engine.graders.multi_granular.rationale import rationale_of
+from asa_engine.graders.multi_granular.stages import TorchStages
 from asa_engine.graders.speech_llm.script import label_choice, verdict_of_choices
 from asa_engine.graders.speech_llm.verdict import parse, render
 from asa_engine.language_model.decoding import decode
-from asa_engine.language_model.grammar import Choice, Forced, Walk
+from asa_engine.language_model.grammar import Choice, Forced, Segment, Walk
 
 # float32 sums in another order, through three linear layers of values around one.
 FLOAT_TOLERANCE = 1e-4
@@ -282,6 +284,124 @@ def test_whatever_the_model_thinks_it_writes_a_verdict_on_the_text(
     assert not set(walk.written) & set(config.control_ids)
     assert parse(text, texts, plan.phones).words == verdict.words
     assert parse(text, texts, plan.phones).phones == verdict.phones
+
+
+LABELLED = 3
+"""Choices of the sentence."""
+
+
+def sentence_of(grader: samples.MultiGranular) -> tuple[tuple[int, ...], list[Segment]]:
+    """Return what stands before the first label, and the script from there to the last."""
+    plan = plan_of(grader.config, grader.tokens, WORDS)
+    first, *script = plan.script[: 2 * LABELLED]
+    assert isinstance(first, Forced)
+    before = (*plan.before[:-1], *first.ids)  # without the recording's slot, which needs audio
+    return before, script
+
+
+def by_trying_all(
+    grader: samples.MultiGranular, before: tuple[int, ...], script: list[Segment]
+) -> list[NDArray[np.float64]]:
+    """Run each of the 1 + 5 + 25 beginnings from the start; sum all 125 ends. Independent."""
+    model = grader.language_model
+    choices = [segment.options for segment in script if isinstance(segment, Choice)]
+    between = [segment.ids for segment in script if isinstance(segment, Forced)]
+    found = [np.zeros(5) for _ in choices]
+    for chosen in itertools.product(range(5), repeat=LABELLED):
+        ids, joint = [*grader.config.prefix_ids, *before], 1.0
+        for at, label in enumerate(chosen):
+            rows = model.embed(torch.tensor(ids))[None]
+            hidden = model.close(model.run(rows, 0, model.config.layers))[0, -1]
+            logits = model.output(hidden)[[option[0] for option in choices[at]]]
+            joint *= float(torch.softmax(logits.double(), 0)[label])
+            ids += [*choices[at][label], *(between[at] if at < len(between) else ())]
+        for at, label in enumerate(chosen):
+            found[at][label] += joint
+    return found
+
+
+@torch.inference_mode()
+def test_probabilities_are_those_of_all_ways_to_write_what_stands_before(
+    grader: samples.MultiGranular,
+) -> None:
+    before, script = sentence_of(grader)
+    stages = TorchStages(grader, Lexicon({}))
+    reading = stages.start(200)
+    hidden = reading.extend(stages.embed(before))[-1]
+    length = reading.length
+    wanted = by_trying_all(grader, before, script)
+    found = marginals(reading, stages, hidden, script, least=0.0)
+    for row, truth in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(row, truth, atol=FLOAT_TOLERANCE)
+    # The reading is where it was: asked again it says the same, to the bit.
+    assert reading.length == length
+    again = marginals(reading, stages, hidden, script, least=0.0)
+    assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+    near = marginals(reading, stages, hidden, script)
+    for row, truth in zip(near, wanted, strict=True):
+        # At most 25 beginnings lose at most the least share each.
+        np.testing.assert_allclose(row, truth, atol=25 * LEAST_SHARE)
+
+
+class Telling:
+    """A model of two choices whose answers are given: positions are tokens, nothing is computed."""
+
+    def __init__(self, first: list[float], behind: dict[int, list[float]]) -> None:
+        self._first, self._behind = first, behind
+        self._tokens: list[int] = [0]
+        self.runs = 0
+
+    @property
+    def length(self) -> int:
+        return len(self._tokens)
+
+    def extend(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.runs += 1
+        self._tokens += [int(row[0]) for row in embeddings]
+        return embeddings
+
+    def rewind(self, length: int) -> None:
+        del self._tokens[length:]
+
+    def embed(self, ids: tuple[int, ...]) -> NDArray[np.float32]:
+        return np.array(ids, np.float32)[:, np.newaxis]
+
+    def some(self, hidden: NDArray[np.float32], ids: tuple[int, ...]) -> NDArray[np.float32]:
+        shares = self._first if self.length == 1 else self._behind[self._tokens[1]]
+        return np.log(np.array(shares, np.float32))
+
+    def all(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise AssertionError("labels are compared on their own rows")
+
+
+TWO = [Choice(((1,), (2,), (3,))), Forced((9,)), Choice(((4,), (5,)))]
+BEHIND = {1: [0.9, 0.1], 2: [0.2, 0.8], 3: [0.5, 0.5]}
+
+
+def expected_behind(first: list[float]) -> tuple[float, int]:
+    """Return the probability of the second choice's first option, and the passes it took."""
+    model = Telling(first, BEHIND)
+    found = marginals(model, model, np.zeros(1, np.float32), TWO, least=0.01)
+    np.testing.assert_allclose(found[0], first, atol=1e-6)  # float32 logits
+    return float(found[1][0]), model.runs
+
+
+def test_a_near_tie_of_the_first_label_does_not_move_the_second() -> None:
+    (above, _), (below, _) = (expected_behind([0.49 + d, 0.49 - d, 0.02]) for d in (1e-4, -1e-4))
+    assert abs(above - below) < 1e-3  # under the likeliest label alone: 0.7
+
+
+def test_an_unlikely_beginning_is_not_run_and_leaves_without_a_jump() -> None:
+    above, both = expected_behind([0.5, 0.48999, 0.01001])
+    below, one = expected_behind([0.5, 0.49001, 0.00999])
+    assert (both, one) == (3, 2)
+    assert abs(above - below) < 1e-4
+    exact = 0.5 * 0.9 + 0.49 * 0.2
+    np.testing.assert_allclose(below, exact / 0.99, atol=0.01)
+
+
+def test_probabilities_add_up_whatever_the_logits() -> None:
+    np.testing.assert_allclose(shares_of([1000.0, 1000.0, -1000.0]), [0.5, 0.5, 0.0])
 
 
 def test_a_written_verdict_marks_where_labels_are_decided() -> None:

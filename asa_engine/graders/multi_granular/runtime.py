@@ -2,7 +2,9 @@
 
 [prompt's beginning][audio tokens][the text][slot of the recording][verdict][rationale]: a closed
 window's audio tokens go into the language model at once. When the speech ends the text is laid
-over it, and the verdict is written along its script: labels are chosen, all else is forced.
+over it, and the verdict is written along its script: labels are chosen, all else is forced. The
+sentence's labels are judged first, whatever stands before each (`marginals`); then the likeliest of
+each are what is written.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from asa_engine.graders import GraderEntry
 from asa_engine.graders.multi_granular.alignment import Alignment, align
 from asa_engine.graders.multi_granular.config import ASPECTS, MultiGranularConfig
 from asa_engine.graders.multi_granular.lexicon import Lexicon
+from asa_engine.graders.multi_granular.marginals import Shares, marginals, shares_of
 from asa_engine.graders.multi_granular.plan import plan_of, spoken_words
 from asa_engine.graders.multi_granular.stages import (
     STAGE_NAMES,
@@ -33,7 +36,7 @@ from asa_engine.graders.multi_granular.stages import (
 from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from asa_engine.graders.speech_llm.verdict import LABELS
 from asa_engine.language_model.decoding import decode
-from asa_engine.language_model.grammar import Choice, Forced, Walk
+from asa_engine.language_model.grammar import Choice, Forced, Segment, Walk
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
 
@@ -100,7 +103,7 @@ class MultiGranularRun:
             pad_to_window=False,
             min_samples=config.min_window_samples,
         )
-        self._script = self._plan.script[:_OF_SENTENCE] if sentence_only else self._plan.script
+        self._sentence_only = sentence_only
         self._samples = 0
         self._frames: list[Array] = []
         with clock.scope("backbone"):
@@ -156,27 +159,41 @@ class MultiGranularRun:
     def _judge(self, aligned: Alignment, slots: Array) -> Grade:
         plan, config = self._plan, self._config
         vocabulary = _Vocabulary(self._stages, slots, config.language_model.vocabulary)
-        walk = Walk((Forced(plan.before), *self._script))
         with self._clock.scope("backbone"):
-            rationale = self._write(walk, vocabulary)
-        shares = [
-            _shares(segment, logits)
-            for segment, logits in zip(
-                (s for s in self._script if isinstance(s, Choice)), vocabulary.decided, strict=True
-            )
-        ]
+            sentence = self._sentence(vocabulary)
         seconds = self._samples / SAMPLE_RATE_HZ
         scores = {}
-        for aspect, share in zip(config.aspects, shares, strict=False):
+        for aspect, share in zip(config.aspects, sentence, strict=True):
             scores[aspect.name] = aspect.score(
                 float(share @ config.label_scores[aspect.name]),
                 duration_s=seconds,
                 probabilities=_named(share),
             )
         reasons = (GUESSED,) if any(word.guessed for word in plan.words) else ()
-        judged = len(shares) > len(ASPECTS)
-        words = self._words(aligned, walk.chosen, shares) if judged else ()
+        if self._sentence_only:
+            return Grade(scores, reasons=reasons)
+        labels = [int(share.argmax()) for share in sentence]
+        rest = plan.script[_OF_SENTENCE:]
+        walk = Walk((Forced(_written(plan.script[1:_OF_SENTENCE], labels)), *rest))
+        vocabulary.decided.clear()  # what is asked from here on is of words and phones
+        with self._clock.scope("backbone"):
+            rationale = self._write(walk, vocabulary)
+        shares = [
+            shares_of([logits[option[0]] for option in choice.options])
+            for choice, logits in zip(
+                (s for s in rest if isinstance(s, Choice)), vocabulary.decided, strict=True
+            )
+        ]
+        words = self._words(aligned, walk.chosen, shares)
         return Grade(scores, words=words, rationale=rationale or None, reasons=reasons)
+
+    def _sentence(self, vocabulary: _Vocabulary) -> list[Shares]:
+        """Run what stands before the first label; return the probabilities of the sentence's."""
+        first, *script = self._plan.script[:_OF_SENTENCE]
+        assert isinstance(first, Forced)  # a verdict begins with a line's name
+        rows = vocabulary.embed((*self._plan.before, *first.ids))
+        hidden = self._reading.extend(rows)[-1]
+        return marginals(self._reading, vocabulary, hidden, script)
 
     def _write(self, walk: Walk, vocabulary: _Vocabulary) -> str:
         """Walk the script; return the rationale, handing its pieces out as they come."""
@@ -192,10 +209,10 @@ class MultiGranularRun:
         return self._stages.text.decode(walk.written).strip()
 
     def _words(
-        self, aligned: Alignment, chosen: Sequence[int], shares: Sequence[NDArray[np.float64]]
+        self, aligned: Alignment, chosen: Sequence[int], shares: Sequence[Shares]
     ) -> tuple[Word, ...]:
         plan, config = self._plan, self._config
-        first_phone = len(ASPECTS) + len(plan.words)
+        first_phone = len(plan.words)
         frame_s = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
         words = []
         at = 0
@@ -212,13 +229,13 @@ class MultiGranularRun:
                     )
                 )
                 at += 1
-            share = shares[len(ASPECTS) + index]
+            share = shares[index]
             words.append(
                 Word(
                     word.text,
                     start_s=round(float(aligned.spans[begin, 0]) * frame_s, 3),
                     end_s=round(float(aligned.spans[at - 1, 1]) * frame_s, 3),
-                    label=LABELS[chosen[len(ASPECTS) + index]],
+                    label=LABELS[chosen[index]],
                     scores={WORD_SCORE: _score(share, config.label_scores["word"], _WORD_MAX)},
                     phones=tuple(phones),
                 )
@@ -251,19 +268,23 @@ class _Vocabulary:
         return logits
 
 
-def _shares(choice: Choice, logits: dict[int, float]) -> NDArray[np.float64]:
-    """Return the labels' probabilities [5]."""
-    values = np.array([logits[option[0]] for option in choice.options])
-    powers = np.exp(values - values.max())
-    found: NDArray[np.float64] = powers / powers.sum()
-    return found
+def _written(script: Sequence[Segment], labels: Sequence[int]) -> tuple[int, ...]:
+    """Return the tokens of forced texts and of choices between them."""
+    chosen = iter(labels)
+    ids: list[int] = []
+    for segment in script:
+        if isinstance(segment, Choice):
+            ids += segment.options[next(chosen)]
+        elif isinstance(segment, Forced):
+            ids += segment.ids
+    return tuple(ids)
 
 
-def _named(share: NDArray[np.float64]) -> dict[str, float]:
+def _named(share: Shares) -> dict[str, float]:
     return dict(zip(LABELS, share.tolist(), strict=True))
 
 
-def _score(share: NDArray[np.float64], points: Sequence[float], most: float) -> Score:
+def _score(share: Shares, points: Sequence[float], most: float) -> Score:
     value = min(max(float(share @ np.array(points)), 0.0), most)
     return Score(value, 0.0, most, probabilities=_named(share))
 

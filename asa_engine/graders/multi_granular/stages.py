@@ -1,11 +1,12 @@
 """The multi-granular grader's stages at run time, and the PyTorch reference behind the same face.
 
-Encoder on the project's kernels, language model on ONNX Runtime, everything small in NumPy.
+Language model on ONNX Runtime, everything small in NumPy. The encoder is a graph of ONNX Runtime
+at fp32, whose budget the kernels' float32, 2e-5 from PyTorch's, would use up; else the kernels'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -57,8 +58,15 @@ Array = NDArray[np.float32]
 class Reading(Protocol):
     """One recording in front of the language model, behind the prompt's beginning."""
 
+    @property
+    def length(self) -> int:
+        """Positions so far."""
+
     def extend(self, embeddings: Array) -> Array:
         """Run new positions [n, W]; return their hidden states [n, W]."""
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from `length` on."""
 
 
 class Stages(Protocol):
@@ -138,20 +146,13 @@ class MultiGranularStages:
         self.lexicon = Lexicon.read([files["lexicon"]])
         labels = label_ids(self.text)
         self._rows = dict(zip(labels, head.read("labels", (len(labels), width)), strict=True))
-        self._encoder = Encoder(
-            config.encoder,
-            Tensors(files["encoder"]).read,
-            # In int8 it would use up the whole budget of the score's change.
-            precision="fp32" if precision == "fp32" else dense_precision(),
-            threads=threads,
-        )
+        self._encode = _encoder(config, files["encoder"], precision, threads)
         self._tokens = session(files["tokens"], threads)
         self._vocabulary = session(files["vocabulary"], threads)
 
     def frames(self, mel: Array) -> Array:
         """Encode a window; its layers come out mixed."""
-        (found,) = self._encoder.encode([mel], self._config.layer_weights)
-        return found
+        return self._encode(mel)
 
     def audio(self, frames: Array) -> Array:
         """Project a window's frames."""
@@ -191,6 +192,25 @@ class MultiGranularStages:
     def versions(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime and tokenizers."""
         return {name: metadata.version(name) for name in ("onnxruntime", "tokenizers")}
+
+
+def _encoder(
+    config: MultiGranularConfig, file: Path, precision: str, threads: int
+) -> Callable[[Array], Array]:
+    """Return what makes mixed frames [T, D] of a window [n_mels, 2 T]."""
+    if precision == "fp32":
+        graph = session(file, threads)
+
+        def run(mel: Array) -> Array:
+            found: Array = graph.run(["frames"], {"mel": mel[np.newaxis]})[0][0]
+            return found
+
+        return run
+    # In int8 it would use up the whole budget of the score's change.
+    encoder = Encoder(
+        config.encoder, Tensors(file).read, precision=dense_precision(), threads=threads
+    )
+    return lambda mel: encoder.encode([mel], config.layer_weights)[0]
 
 
 class TorchStages:
@@ -294,7 +314,7 @@ class _TorchReading:
 
         self._model = grader.language_model
         self._cache = _Cache()
-        self._length = 0
+        self.length = 0
         self.extend(
             self._model.embed(torch.tensor(grader.config.prefix_ids, dtype=torch.long))
             .detach()
@@ -309,10 +329,15 @@ class _TorchReading:
         with torch.inference_mode():
             rows = torch.from_numpy(np.ascontiguousarray(embeddings))[None]
             cache: Any = self._cache
-            hidden = self._model.run(rows, 0, layers, cache, self._length)
-            self._length += len(embeddings)
+            hidden = self._model.run(rows, 0, layers, cache, self.length)
+            self.length += len(embeddings)
             found: Array = self._model.close(hidden)[0].numpy()
         return found
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        self._cache.rewind(length)
+        self.length = length
 
 
 class _Cache:
@@ -331,6 +356,11 @@ class _Cache:
             keys, values = torch.cat((kept[0], keys), 2), torch.cat((kept[1], values), 2)
         self._kept[layer_idx] = keys, values
         return keys, values
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        for layer, (keys, values) in self._kept.items():
+            self._kept[layer] = keys[:, :, :length], values[:, :, :length]
 
 
 def label_ids(text: TextTokens) -> tuple[int, ...]:
