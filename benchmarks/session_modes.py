@@ -6,6 +6,7 @@
 For every bundle of the session grader, on the sessions of speakers whose number is divisible by 5:
 each mode that suits it, `speculative` with several tolerances. Scores are compared with the
 bundle's own exact mode, windows are encoded once and shared, and times are CPU time of one thread.
+--reference times the whole of PyTorch's work, encoder included.
 """
 
 from __future__ import annotations
@@ -120,6 +121,26 @@ def measure(bundle: Path, sessions: list[Session], precision: str) -> list[dict[
     return rows
 
 
+def reference(bundle: Path, sessions: list[Session]) -> dict[str, Any]:
+    """Return a row for PyTorch at fp32, which does all of its work after the end."""
+    engine = asa.load(bundle, backend="torch", precision="fp32", threads=1)
+    times = []
+    for session in sessions[:1] + sessions:  # the first one warms up
+        run = SessionRun(engine.config, engine._stages, StageClock())
+        start_s = time.thread_time()
+        for part in session.parts:
+            for recordings in part.responses:
+                run.begin(part.name)
+                run.push(np.concatenate(list(played(recordings))))
+                run.end()
+        run.finish()
+        times.append(1e3 * (time.thread_time() - start_s))
+    row = {"bundle": bundle.name, "mode": "torch/fp32", "sessions": len(sessions)}
+    row["ms_after_median"] = float(np.median(times[1:]))
+    print(f"| {bundle.name} | PyTorch fp32, all of it {'| ' * 7}| {row['ms_after_median']:.0f} |")
+    return row
+
+
 def line(row: dict[str, Any]) -> str:
     """Return a row of the table."""
     name = row["mode"] + (f", {row['tolerance']:g}" if row["mode"] == "speculative" else "")
@@ -137,6 +158,7 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--reference", action="store_true", help="time PyTorch, too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
     sessions = [session for session in read_sessions(args.sessions) if session.is_dev][: args.limit]
@@ -144,7 +166,11 @@ def main() -> None:
         "| bundle | mode | RMS change | max | PCC | RMSE | positions run | restarts "
         "| after the end | CPU ms after the end |\n|---|---|---|---|---|---|---|---|---|---|"
     )
-    rows = [row for bundle in args.bundles for row in measure(bundle, sessions, args.precision)]
+    rows = []
+    for bundle in args.bundles:
+        if args.reference:
+            rows.append(reference(bundle, sessions))
+        rows += measure(bundle, sessions, args.precision)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

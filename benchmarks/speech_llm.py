@@ -79,8 +79,8 @@ def main() -> None:
             name = subject if bundle == options.bundle else f"{subject}, units"
             print(_line(name, found), flush=True)
             rows.append({"subject": name, **found})
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+            if options.json is not None:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _line(name: str, found: Figures) -> str:
@@ -273,15 +273,17 @@ def _openvino(options: argparse.Namespace) -> Figures:
             self.inner = inner
 
         def forward(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+            # With no mask at all it looks for packed sequences, which OpenVINO cannot convert.
+            mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.long)
             hidden: torch.Tensor = self.inner(
-                inputs_embeds=inputs_embeds, use_cache=False
+                inputs_embeds=inputs_embeds, attention_mask=mask, use_cache=False
             ).last_hidden_state
             return hidden
 
     width = inner.config.hidden_size
     with torch.no_grad():
         model = ov.convert_model(
-            Hidden(),
+            Hidden(inner),
             example_input=torch.zeros(1, 8, width),
             input=[ov.PartialShape([1, -1, width])],
         )
