@@ -226,8 +226,8 @@ def test_the_plan_says_what_cannot_be_made() -> None:
         ("native", "bf16"),
         ("native", "int8"),
     )
-    assert plan(["onnx"], [], "multi_granular") == (("onnxruntime", "fp32"),)
-    assert plan(["onnx"], ["int8"], "multi_granular") == (("onnxruntime", "int8"),)
+    assert plan(["ctranslate2"], [], "speech_llm") == (("ctranslate2", "fp32"),)
+    assert plan(["ctranslate2"], ["int8"], "speech_llm") == (("ctranslate2", "int8"),)
     assert plan(["tensorrt"], ["fp16"]) == (("tensorrt", "fp16"),)
     with pytest.raises(UsageError, match="ctranslate2"):
         plan(["ctranslate2"], [])
