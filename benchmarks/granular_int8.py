@@ -89,9 +89,9 @@ SCHEMES = {
     "blocks from layer 6 on": Scheme(how="blocks", layers=range(6, 1000)),
     "two digits": Scheme(how="two"),
     "two digits from layer 3 on": Scheme(how="two", layers=range(3, 1000)),
-    "two digits from layer 6 on": Scheme(how="two", layers=range(6, 1000)),
-    "exported": Scheme("bf16", how="two", layers=range(6, 1000)),
-    "exported, tokens int8": Scheme("bf16", tokens=True, how="two", layers=range(6, 1000)),
+    "two digits from layer 6 on, encoder bf16": Scheme("bf16", how="two", layers=range(6, 1000)),
+    "exported": Scheme(how="two", layers=range(6, 1000)),
+    "exported, tokens int8": Scheme(tokens=True, how="two", layers=range(6, 1000)),
 }
 
 
@@ -273,7 +273,7 @@ def main() -> None:
         truth = scores(config, stages, exact, prefix, spoken, Scheme())
         del exact
         columns = "".join(f"{grain:>16}" for grain in GRAINS)
-        print(f"{'rms / max':<28}{columns}{'MB':>8}")
+        print(f"{'rms / max':<42}{columns}{'MB':>8}")
         for name in args.schemes:
             scheme = SCHEMES[name]
             linears = FloatDecoder() if scheme.how == "float" else Rounding(weights, seen, scheme)
@@ -284,7 +284,7 @@ def main() -> None:
             got = scores(config, stages, decoder, prefix, spoken, scheme)
             change = [np.subtract(got[grain], truth[grain]) for grain in GRAINS]
             cells = [f"{np.sqrt(np.mean(c**2)):.4f} / {np.abs(c).max():.3f}" for c in change]
-            print(f"{name:<28}" + "".join(f"{cell:>16}" for cell in cells), end="")
+            print(f"{name:<42}" + "".join(f"{cell:>16}" for cell in cells), end="")
             print(f"{graph.stat().st_size / 1e6:>8.0f}", flush=True)
 
 

@@ -1,7 +1,8 @@
 """The multi-granular grader's stages at run time, and the PyTorch reference behind the same face.
 
-Language model on ONNX Runtime, everything small in NumPy. The encoder is a graph of ONNX Runtime
-at fp32, whose budget the kernels' float32, 2e-5 from PyTorch's, would use up; else the kernels'.
+Language model on ONNX Runtime, everything small in NumPy. The encoder is float32 in every variant:
+a graph of ONNX Runtime at fp32, whose budget the kernels' float32, 2e-5 from PyTorch's, would use
+up; at int8 the kernels'.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from asa_engine.graders.multi_granular.config import MultiGranularConfig
 from asa_engine.graders.multi_granular.lexicon import Lexicon
 from asa_engine.graders.multi_granular.plan import Plan
 from asa_engine.graders.speech_llm.script import label_choice
-from asa_engine.kernels.encoder import Encoder, dense_precision
+from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.language_model.tokens import TextTokens
 
@@ -206,10 +207,8 @@ def _encoder(
             return found
 
         return run
-    # In int8 it would use up the whole budget of the score's change.
-    encoder = Encoder(
-        config.encoder, Tensors(file).read, precision=dense_precision(), threads=threads
-    )
+    # In int8, and now and then in bf16, it would use up the whole budget of the score's change.
+    encoder = Encoder(config.encoder, Tensors(file).read, precision="fp32", threads=threads)
     return lambda mel: encoder.encode([mel], config.layer_weights)[0]
 
 
