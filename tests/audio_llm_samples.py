@@ -48,6 +48,35 @@ def _qwen2():
     return Qwen2AudioForConditionalGeneration(config)
 
 
+def phi4_towers(width, ffn, *, heads, channels, tokens):
+    """Return the configurations of a small Phi-4-multimodal's conformer and unused eyes.
+
+    `tokens` stand for audio and for an image.
+    """
+    return {
+        "audio_config": {
+            "hidden_size": width,
+            "intermediate_size": ffn,
+            "num_blocks": 2,
+            "num_attention_heads": heads,
+            "ext_pw_out_channel": width,
+            "depthwise_separable_out_channel": width,
+            "nemo_conv_channels": channels,
+            "input_size": 80,
+            "audio_token_id": tokens[0],
+        },
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "crop_size": 28,
+            "image_token_id": tokens[1],
+        },
+    }
+
+
 def _phi4():
     # As published: part of each head is rotated, LongRoPE beyond the original length.
     factors = {"short_factor": [1.0, 1.5] * 4, "long_factor": [2.0] * 8}
@@ -60,26 +89,7 @@ def _phi4():
         eos_token_id=1,
         original_max_position_embeddings=256,
         rope_parameters={**rope, **factors},
-        audio_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_blocks": 2,
-            "num_attention_heads": 2,
-            "ext_pw_out_channel": 16,
-            "depthwise_separable_out_channel": 16,
-            "nemo_conv_channels": 8,
-            "input_size": 80,
-            "audio_token_id": AUDIO_TOKEN,
-        },
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "crop_size": 28,
-            "image_token_id": IMAGE_TOKEN,
-        },
+        **phi4_towers(16, 24, heads=2, channels=8, tokens=(AUDIO_TOKEN, IMAGE_TOKEN)),
     )
     return Phi4MultimodalForCausalLM(config)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -18,12 +19,14 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.graders.speech_llm.config import LoraConfig, PriorConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.nn.language_model import shape_of
 from asa_engine.nn.whisper import WhisperEncoder
+from asa_engine.training import train
 
 FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -104,6 +107,16 @@ def config(model, *, answer="soft", aspects=("total",), first_layer=1, **changes
         projector_width=12,
         **{"window_s": 1.0, "chunk_s": 3.0, "min_chunk_s": 0.5, **changes},
     )
+
+
+def check_refused(folder: Path, work: Path, old, new, message):
+    """Check that training refuses `folder`'s recipe, small.toml, with `new` in place of `old`."""
+    text = (folder / "small.toml").read_text()
+    assert old in text
+    path = folder / f"wrong-{work.name}.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises((UsageError, CheckpointError), match=message):
+        train(path, work / "out")
 
 
 def randomise_adapters(grader, seed=9):

@@ -7,6 +7,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 transformers = pytest.importorskip("transformers", reason="needs the extra 'bench'")
 
+from audio_llm_samples import phi4_towers  # noqa: E402
+
 from asa_engine.errors import CheckpointError  # noqa: E402
 from asa_engine.nn.audio_language_model import (  # noqa: E402
     Phi4Multimodal,
@@ -15,7 +17,7 @@ from asa_engine.nn.audio_language_model import (  # noqa: E402
 )
 from asa_engine.nn.language_model import LanguageModel, shape_of  # noqa: E402
 
-AUDIO_TOKEN = 90
+AUDIO_TOKEN, IMAGE_TOKEN = 90, 91
 PREFIX, SUFFIX = [5, 17, 3], [8, 2]
 # float32 through a few layers of width 32; sums run in another order.
 TOLERANCE = 5e-5
@@ -70,26 +72,7 @@ def _phi(**changes):
         bos_token_id=1,
         eos_token_id=2,
         **{"max_position_embeddings": 512, "original_max_position_embeddings": 512, **changes},
-        audio_config={
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_blocks": 2,
-            "num_attention_heads": 3,
-            "ext_pw_out_channel": 24,
-            "depthwise_separable_out_channel": 24,
-            "nemo_conv_channels": 16,
-            "input_size": 80,
-            "audio_token_id": AUDIO_TOKEN,
-        },
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "crop_size": 28,
-            "image_token_id": 91,
-        },
+        **phi4_towers(24, 40, heads=3, channels=16, tokens=(AUDIO_TOKEN, IMAGE_TOKEN)),
     )
     return _spread(transformers.Phi4MultimodalForCausalLM(config))
 

@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason="needs the extra 'bench'")
 import audio_llm_samples as audio  # noqa: E402
 import speech_llm_samples as samples  # noqa: E402
 
-from asa_engine.errors import CheckpointError, UsageError  # noqa: E402
+from asa_engine.errors import CheckpointError  # noqa: E402
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig  # noqa: E402
 from asa_engine.graders.speech_llm.model import SpeechLLM  # noqa: E402
 from asa_engine.graders.speech_llm.session_config import SessionConfig  # noqa: E402
@@ -118,12 +118,7 @@ def test_a_recipe_that_names_a_folder_ends_with_a_checkpoint(folder, tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused(folder, tmp_path, old, new, message):
-    text = (folder / "small.toml").read_text()
-    assert old in text
-    path = folder / f"wrong-{tmp_path.name}.toml"
-    path.write_text(text.replace(old, new))
-    with pytest.raises((UsageError, CheckpointError), match=message):
-        train(path, tmp_path / "out")
+    samples.check_refused(folder, tmp_path, old, new, message)
 
 
 def test_a_model_whose_ears_are_an_adapter_is_refused(folder, tmp_path):
