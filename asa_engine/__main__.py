@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from asa_engine.cli.main import main
+from asa_engine.cli.entry import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import resources
-from typing import Any
+from typing import Any, Self
 
-from asa_engine.validity import Validity
+from asa_engine.audio import Channels
+from asa_engine.audio.validity import Validity
+from asa_engine.errors import BundleError
 
 __all__ = [
     "SCHEMA_VERSION",
+    "WORD_ERRORS",
     "Assessment",
     "Grade",
     "PartResult",
@@ -23,7 +28,8 @@ __all__ = [
     "schema",
 ]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
+WORD_ERRORS = ("none", "mispronunciation", "omission", "insertion", "repetition")
 _SCHEMA_FILE = "assessment.schema.json"
 
 
@@ -35,10 +41,11 @@ class Score:
         value: The score, between `scale_min` and `scale_max`.
         scale_min: Lowest score of the scale.
         scale_max: Highest score of the scale.
-        level: Name of the band the value falls in, where the scale has bands.
+        level: Name of the band that the value falls in, where the scale has bands.
         sd: Expected error: standard deviation of (score - experts' score) on the dev speakers for
             this much speech, where it was measured.
-        probabilities: Probability of each level, from graders that classify.
+        probabilities: Probability of each class, lowest first, from graders that classify; their
+            value is the expected score.
     """
 
     value: float
@@ -48,6 +55,20 @@ class Score:
     sd: float | None = None
     probabilities: Mapping[str, float] | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the numbers are some.
+
+        Raises:
+            BundleError: NaN or infinity, which a broken model makes.
+        """
+        _check_finite((self.value, self.sd or 0.0, *(self.probabilities or {}).values()))
+
+    @property
+    def likeliest_class(self) -> str | None:
+        """The class of the highest probability, which need not be `level`; the first of equals."""
+        shares = self.probabilities
+        return max(shares, key=shares.__getitem__) if shares else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the score as JSON values, without what it does not have."""
         values = {
@@ -55,6 +76,7 @@ class Score:
             "scale_min": self.scale_min,
             "scale_max": self.scale_max,
             "level": self.level,
+            "likeliest_class": self.likeliest_class,
             "sd": self.sd,
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
         }
@@ -72,6 +94,14 @@ class Prior:
 
     levels: tuple[float, ...]
     probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the numbers are some.
+
+        Raises:
+            BundleError: NaN or infinity, which a broken model makes.
+        """
+        _check_finite(self.probabilities)
 
     @property
     def expected(self) -> float:
@@ -95,17 +125,23 @@ class Phone:
         phone: Its symbol, e.g. ARPAbet.
         label: The label it got, where the grader labels phones.
         score: Its score, where the grader scores phones.
+        ipa: The same phone in the International Phonetic Alphabet.
+        start_s: When it begins, in seconds of the recording; `None` if not known.
+        end_s: When it ends.
+        heard: The phone that was said in its place, where the grader tells.
     """
 
     phone: str
     label: str | None = None
     score: Score | None = None
+    ipa: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    heard: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the phone as JSON values, without what it does not have."""
-        values: dict[str, Any] = {"phone": self.phone}
-        if self.label is not None:
-            values["label"] = self.label
+        values = _known(self, ("phone", "ipa", "start_s", "end_s", "label", "heard"))
         if self.score is not None:
             values["score"] = self.score.to_dict()
         return values
@@ -121,8 +157,14 @@ class Word:
         end_s: When it ends.
         probability: The recogniser's probability of it, 0 to 1.
         label: The label it got, from graders that label words.
-        scores: Score name -> score, from graders that score words.
+        scores: Score name -> score, from graders that score words in several ways.
         phones: Its phones, from graders that judge them.
+        score: Its score, from graders that score words in one way.
+        error: One of `WORD_ERRORS`, from graders that look for them.
+        confidence: Probability that `error` is right, 0 to 1.
+        spoken: The word as it is read, where `text` is something else: "five" of "$5".
+        pronunciation_confidence: Probability that its phones are how it is pronounced, where they
+            were read from its letters; `None` where a dictionary has them.
     """
 
     text: str
@@ -132,18 +174,39 @@ class Word:
     label: str | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
     phones: tuple[Phone, ...] = ()
+    score: Score | None = None
+    error: str | None = None
+    confidence: float | None = None
+    spoken: str | None = None
+    pronunciation_confidence: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the word as JSON values, without what it does not have."""
-        values: dict[str, Any] = {"text": self.text}
-        for name in ("start_s", "end_s", "probability", "label"):
-            if (value := getattr(self, name)) is not None:
-                values[name] = value
+        names = (
+            *("text", "spoken", "start_s", "end_s", "probability", "label", "error", "confidence"),
+            "pronunciation_confidence",
+        )
+        values = _known(self, names)
+        if self.score is not None:
+            values["score"] = self.score.to_dict()
         if self.scores:
             values["scores"] = {name: score.to_dict() for name, score in self.scores.items()}
         if self.phones:
             values["phones"] = [phone.to_dict() for phone in self.phones]
         return values
+
+
+def _known(item: Phone | Word, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(item, name)) is not None}
+
+
+def _check_finite(values: Iterable[float]) -> None:
+    for value in values:
+        if not math.isfinite(value):
+            raise BundleError(
+                f"the grader gives {value}, which is no score",
+                hint="its model is broken: 'asa-engine verify' compares it with its reference",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +220,7 @@ class Grade:
         transcript: What was heard, from graders that recognise speech.
         features: Named measurements the scores rest on, from graders that have them.
         rationale: Why, in words, from graders that explain themselves.
-        reasons: What speaks against the scores, e.g. "no_words"; goes into `validity.reasons`.
+        reasons: Why to doubt the scores, e.g. "no_words"; goes into `validity.reasons`.
         scorable: False where those reasons leave no score.
     """
 
@@ -225,6 +288,47 @@ class Timing:
     real_time_factor: float
     recogniser_ms: float | None = None
 
+    @classmethod
+    def of(cls, spent_ms: Mapping[str, float], audio_s: float, time_to_score_ms: float) -> Self:
+        """Return the timing of a recording from the time spent in each stage.
+
+        Args:
+            spent_ms: Stage -> time; one that took none counts as not there, where it may be absent.
+            audio_s: Length of the audio.
+            time_to_score_ms: From the last sample to the scores.
+        """
+        spent = defaultdict(float, spent_ms)
+        return cls(
+            audio_s=audio_s,
+            decode_ms=spent["decode"] + spent["validity"],
+            features_ms=spent["features"],
+            encoder_ms=spent["encoder"],
+            prior_ms=spent["prior"] or None,
+            backbone_ms=spent["backbone"] or None,
+            head_ms=spent["head"],
+            time_to_score_ms=time_to_score_ms,
+            real_time_factor=sum(spent_ms.values()) / (1e3 * max(audio_s, 1e-9)),
+            recogniser_ms=spent["recogniser"] or None,
+        )
+
+    @classmethod
+    def total(cls, timings: Sequence[Timing]) -> Self:
+        """Return the sum of responses' timings; the time to score is the last response's."""
+        audio_s = sum(timing.audio_s for timing in timings)
+        busy_s = sum(timing.real_time_factor * timing.audio_s for timing in timings)
+
+        def added(name: str) -> Any:
+            known = [time for timing in timings if (time := getattr(timing, name)) is not None]
+            return sum(known) if known else None
+
+        stages = [field.name for field in fields(cls) if field.name.endswith("_ms")]
+        return cls(
+            audio_s=audio_s,
+            real_time_factor=busy_s / max(audio_s, 1e-9),
+            **{name: added(name) for name in stages}
+            | {"time_to_score_ms": timings[-1].time_to_score_ms},
+        )
+
     def to_dict(self) -> dict[str, float | None]:
         """Return the timings as JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -247,6 +351,7 @@ class Assessment:
         transcript: What was heard, from graders that recognise speech.
         features: Named measurements the scores rest on, from graders that have them.
         rationale: Why, in words, from graders that explain themselves.
+        channels: How many channels the recording has, and which of them were heard.
     """
 
     grader: str
@@ -261,6 +366,7 @@ class Assessment:
     transcript: str | None = None
     features: Mapping[str, float] = field(default_factory=dict)
     rationale: str | None = None
+    channels: Channels | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the assessment as JSON values; `schema()` describes them."""
@@ -284,6 +390,8 @@ class Assessment:
         if self.rationale is not None:
             values["rationale"] = self.rationale
         values["validity"] = self.validity.to_dict()
+        if self.channels is not None:
+            values["channels"] = self.channels.to_dict()
         values["timing"] = self.timing.to_dict()
         values["receipt"] = dict(self.receipt)
         return values

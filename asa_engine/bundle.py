@@ -9,18 +9,23 @@ so a bundle is also its own reference. A bare checkpoint folder opens as a bundl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from asa_engine.artifacts.onnx_graph import external_files
 from asa_engine.errors import BundleError
 from asa_engine.files import read_json, sha256_file
 
 __all__ = [
     "CONFIG_NAME",
+    "DEFAULT",
+    "DEFAULT_BUNDLE",
     "FORMAT_REVISION",
     "MANIFEST_NAME",
+    "MODELS",
+    "SHIPPED",
     "WEIGHTS_NAME",
     "Artifact",
     "Bundle",
@@ -32,7 +37,12 @@ FORMAT_REVISION = 1
 MANIFEST_NAME = "asa.json"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "weights.safetensors"
-DEFAULT_BUNDLE = Path(__file__).parent / "models" / "default"
+MODELS = Path(__file__).parent / "models"
+SHIPPED = ("pronunciation", "acoustic")
+"""Names of the bundles that ship. The first one is the default; where it cannot do what is asked,
+as run on a certain backend, "default" is the next that can."""
+DEFAULT_BUNDLE = MODELS / SHIPPED[0]
+DEFAULT = "default"
 
 _MAKE_ANEW = "export the bundle again, or reinstall the package it came with"
 
@@ -56,7 +66,7 @@ class Bundle:
         path: The folder.
         name: What the bundle calls itself.
         version: Its version.
-        grader: Key of the grader in `asa_engine.graders.GRADERS`.
+        grader: Name of the grader, as `asa_engine.graders.grader_entry` takes it.
         config: The grader's configuration, as in `config.json`.
         stages: Stage -> backend -> precision -> file name.
         artifacts: File name -> hash and size.
@@ -77,19 +87,31 @@ class Bundle:
     parity: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: str | Path | None = None) -> Bundle:
+    def open(
+        cls, folder: str | Path | None = None, able: Callable[[Bundle], bool] | None = None
+    ) -> Bundle:
         """Open a bundle or a checkpoint folder and check every hash in it.
 
         Args:
-            folder: The folder; `None` or "default" opens the bundle that ships.
+            folder: The folder, or the name of a bundle that ships: `None` or "default" for the
+                default, "pronunciation" or "acoustic".
+            able: What the default must be able to do: the first of `SHIPPED` that is, or the very
+                first. What is named by another name is opened whatever it can.
 
         Raises:
             BundleError: Something is missing, changed, malformed, or of a newer format revision.
         """
-        path = DEFAULT_BUNDLE if folder is None or str(folder) == "default" else Path(folder)
+        if folder is None or str(folder) == DEFAULT:
+            every = (cls._open(MODELS / name) for name in SHIPPED)
+            chosen = (bundle for bundle in every if able is None or able(bundle))
+            return next(chosen, None) or cls._open(DEFAULT_BUNDLE)
+        return cls._open(_place(folder))
+
+    @classmethod
+    def _open(cls, path: Path) -> Bundle:
         if not path.is_dir():
             raise BundleError(
-                f"{path} is not a bundle folder", mend="pass a folder that holds asa.json"
+                f"{path} is not a bundle folder", hint="pass a folder that holds asa.json"
             )
         if (path / MANIFEST_NAME).is_file():
             return cls._open_manifest(path)
@@ -97,7 +119,7 @@ class Bundle:
             return cls._open_checkpoint(path)
         raise BundleError(
             f"{path} holds neither {MANIFEST_NAME} nor {CONFIG_NAME}",
-            mend="pass a folder made by 'asa-engine export' or 'asa-engine train'",
+            hint="pass a folder made by 'asa-engine export' or 'asa-engine train'",
         )
 
     @classmethod
@@ -105,15 +127,15 @@ class Bundle:
         manifest = read_json(path / MANIFEST_NAME, BundleError)
         revision = manifest.get("format_revision")
         if not isinstance(revision, int) or revision < 1:
-            raise BundleError(f"{path / MANIFEST_NAME} states no format_revision", mend=_MAKE_ANEW)
+            raise BundleError(f"{path / MANIFEST_NAME} states no format_revision", hint=_MAKE_ANEW)
         if revision > FORMAT_REVISION:
             raise BundleError(
                 f"{path} has format revision {revision}; this engine reads up to {FORMAT_REVISION}",
-                mend="upgrade asa-engine",
+                hint="upgrade asa-engine",
             )
         try:
             artifacts = {
-                _confined(name): Artifact(str(entry["sha256"]), int(entry["bytes"]))
+                _confined(name): Artifact(str(entry["sha256"]), _size(entry["bytes"]))
                 for name, entry in manifest["artifacts"].items()
             }
             stages: Stages = {
@@ -128,16 +150,21 @@ class Bundle:
             parity = dict(manifest.get("parity", {}))
         except (KeyError, TypeError, ValueError, AttributeError) as failure:
             raise BundleError(
-                f"{path / MANIFEST_NAME} is malformed: {failure}", mend=_MAKE_ANEW
+                f"{path / MANIFEST_NAME} is malformed: {failure}", hint=_MAKE_ANEW
             ) from None
         _check_artifacts(path, artifacts)
-        unlisted = {
-            file for by in stages.values() for files in by.values() for file in files.values()
-        } - artifacts.keys()
+        used = {file for by in stages.values() for files in by.values() for file in files.values()}
+        # A graph may read further files, which the runtime opens without a word.
+        read = {
+            (PurePosixPath(file).parent / name).as_posix()
+            for file in used & artifacts.keys()
+            for name in external_files(path / file)
+        }
+        unlisted = (used | read) - artifacts.keys()
         if unlisted or CONFIG_NAME not in artifacts:
             missing = ", ".join(sorted(unlisted or {CONFIG_NAME}))
             raise BundleError(
-                f"{path / MANIFEST_NAME} lists no hash for {missing}", mend=_MAKE_ANEW
+                f"{path / MANIFEST_NAME} lists no hash for {missing}", hint=_MAKE_ANEW
             )
         return cls(
             path=path,
@@ -156,7 +183,7 @@ class Bundle:
     def _open_checkpoint(cls, path: Path) -> Bundle:
         config = read_json(path / CONFIG_NAME, BundleError)
         if not (path / WEIGHTS_NAME).is_file():
-            raise BundleError(f"{path} has no {WEIGHTS_NAME}", mend="train the grader again")
+            raise BundleError(f"{path} has no {WEIGHTS_NAME}", hint="train the grader again")
         return cls(
             path=path,
             name=path.resolve().name,
@@ -170,12 +197,12 @@ class Bundle:
         )
 
     def variants(self) -> tuple[tuple[str, str], ...]:
-        """Return every (backend, precision) that has an artifact for each stage it needs."""
-        found = [
+        """Return every (backend, precision) that has an artifact for any stage."""
+        by_stage = [
             {(backend, precision) for backend, files in by.items() for precision in files}
             for by in self.stages.values()
         ]
-        return tuple(sorted(set.union(*found))) if found else ()
+        return tuple(sorted(set.union(*by_stage))) if by_stage else ()
 
     def file(self, stage: str, backend: str, precision: str) -> Path:
         """Return the artifact of one stage.
@@ -189,8 +216,14 @@ class Bundle:
             have = ", ".join(f"{b}/{p}" for b, p in self.variants())
             raise BundleError(
                 f"{self.name} holds no {stage} for {backend} at {precision}",
-                mend=f"it holds {have}; others are made by 'asa-engine export'",
+                hint=f"it holds {have}; others are made by 'asa-engine export'",
             ) from None
+
+
+def _place(folder: str | Path) -> Path:
+    """Return where a bundle lies; a folder at hand goes before a shipped one of its name."""
+    is_shipped = str(folder) in SHIPPED and not Path(folder).exists()
+    return MODELS / folder if is_shipped else Path(folder)
 
 
 def _confined(name: object) -> str:
@@ -203,18 +236,25 @@ def _confined(name: object) -> str:
     return name
 
 
+def _size(value: object) -> int:
+    """Return `value` if it is a size in bytes."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{str(value)[:40]} is not a number of bytes")
+    return value
+
+
 def _check_artifacts(folder: Path, artifacts: Mapping[str, Artifact]) -> None:
     root = folder.resolve()
     for name, artifact in artifacts.items():
         path = folder / name
         if not path.resolve().is_relative_to(root):
-            raise BundleError(f"{path} leads out of the bundle", mend=_MAKE_ANEW)
+            raise BundleError(f"{path} leads out of the bundle", hint=_MAKE_ANEW)
         if not path.is_file():
-            raise BundleError(f"{path} is missing", mend=_MAKE_ANEW)
+            raise BundleError(f"{path} is missing", hint=_MAKE_ANEW)
         if path.stat().st_size != artifact.size_bytes or sha256_file(path) != artifact.sha256:
             raise BundleError(
                 f"{path} is not the file the bundle was made with (its hash differs)",
-                mend=_MAKE_ANEW,
+                hint=_MAKE_ANEW,
             )
 
 

@@ -21,19 +21,21 @@ from numpy.typing import NDArray
 
 from asa_engine import kernels
 from asa_engine.assessment import Assessment
-from asa_engine.audio import AudioChunk, AudioSource, open_audio, read_blocks
+from asa_engine.audio import SAMPLE_RATE_HZ, AudioChunk, AudioSource, open_audio, read_blocks
 from asa_engine.audio.decode import named
+from asa_engine.audio.front import SpeechTrack
+from asa_engine.audio.intake import Intake
 from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, UsageError
 from asa_engine.graders import grader_entry
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
-from asa_engine.selection import AUTO, check_threads, choose, choose_threads
+from asa_engine.runtimes.gate import Gate
+from asa_engine.selection import AUTO, FAKE, check_threads, choose, choose_threads, is_held
 from asa_engine.session_stream import SessionStream
 from asa_engine.stream import Stream
-from asa_engine.validity import ValidityMonitor
 
-__all__ = ["Embedding", "Engine", "load"]
+__all__ = ["Embedding", "Engine", "load", "open_bundle"]
 
 
 class Embedding(NamedTuple):
@@ -51,8 +53,9 @@ class Embedding(NamedTuple):
 class Engine:
     """A grader, loaded and ready. Made by `load`.
 
-    An engine scores any number of recordings and streams, one after another or interleaved; it
-    is not meant to be called from several threads at once.
+    An engine scores any number of recordings and streams, one after another, interleaved, or from
+    several threads, which then take turns. It may be loaded before a fork where it runs on the
+    native backend; elsewhere a forked process gets a BackendError and loads its own.
 
     Attributes:
         bundle: The opened bundle.
@@ -75,8 +78,11 @@ class Engine:
         self._config = self._entry.config(bundle.config)
         self.choice = choose(bundle, backend, precision)
         self.threads, self._threads_chosen = choose_threads(bundle, self.choice, threads)
-        self._stages = self._entry.open(bundle, self.choice, self.threads)
-        ValidityMonitor()  # opens the speech detector now, not in the first learner's time
+        self._stages = self._entry.open(
+            bundle, self.choice.backend, self.choice.precision, self.threads
+        )
+        SpeechTrack()  # opens the speech detector now, not in the first learner's time
+        self._gate = Gate(self.choice.backend, self._stages.versions())
         self._receipt = self._describe()
 
     @property
@@ -93,6 +99,11 @@ class Engine:
     def hears_sessions(self) -> bool:
         """Whether the grader scores whole sessions (`session`), not recordings."""
         return self._entry.session is not None
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """What reproduces a score, less the audio: the receipt of every result has it."""
+        return dict(self._receipt)
 
     @property
     def config(self) -> Any:
@@ -158,17 +169,20 @@ class Engine:
         for name in request.given():
             if name not in self._entry.uses:
                 raise UsageError(
-                    f"the {self.grader} grader does not use a {name}", mend=f"leave out the {name}"
+                    f"the {self.grader} grader does not use a {name}", hint=f"leave out the {name}"
                 )
-        run = self._entry.run(self._config, self._stages, clock, request)
-        return Stream(run, clock, self.grader, self._receipt, sample_rate_hz=sample_rate_hz)
+        with self._gate:
+            run = self._entry.run(self._config, self._stages, clock, request)
+        intake = Intake(sample_rate_hz, self._config.front, clock)
+        return Stream(run, clock, self.grader, self._receipt, intake, self._gate)
 
     def session(self, *, mode: str | None = None, tolerance: float = 0.0) -> SessionStream:
         """Start scoring a session; begin, feed and end its responses, then finish it.
 
         Args:
-            mode: How a grader reads speech behind a prior over all of it, one of
-                `asa_engine.language_model.prior.MODES` that suits it; by default its exact one.
+            mode: How a grader reads speech behind a prior over all of it: one of
+                `asa_engine.language_model.reading_modes.MODES` that suits it; by default its
+                exact one.
             tolerance: For "speculative": how far, in total variation from 0 to 1, the prior may
                 move before what was read is read again; exact at zero.
 
@@ -178,30 +192,42 @@ class Engine:
         if self._entry.session is None:
             raise UsageError(
                 f"the {self.grader} grader scores recordings, not sessions as a whole",
-                mend="score each response; asa_engine.session averages them",
+                hint="score each response; asa_engine.evaluation.sessions averages them",
             )
         clock = StageClock()
-        run = self._entry.session(self._config, self._stages, clock, mode=mode, tolerance=tolerance)
+        with self._gate:
+            run = self._entry.session(
+                self._config, self._stages, clock, mode=mode, tolerance=tolerance
+            )
         parts = [part.name for part in self._config.parts]
-        return SessionStream(run, clock, self.grader, self._receipt, parts)
+        front = self._config.front
+        return SessionStream(run, clock, self.grader, self._receipt, parts, front, self._gate)
 
     def embed(self, source: AudioSource) -> Embedding:
-        """Return the encoder frames of a recording: the learned mix of layers, all windows.
+        """Return the encoder frames of a recording, all windows.
+
+        Of the pronunciation grader they are the last layer's, of the acoustic one a learned mix of
+        all layers'.
 
         Raises:
             AudioError: The audio cannot be read, or is too short to hold one frame.
             UsageError: The grader has no encoder frames to return.
         """
-        if self.grader != "acoustic":
+        if self._entry.embed is None:
             raise UsageError(
-                f"the {self.grader} grader embeds nothing", mend="load an acoustic grader"
+                f"the {self.grader} grader embeds nothing", hint="load an acoustic grader"
             )
-        run: Any = self._entry.run(
-            self._config, self._stages, StageClock(), Request(), keep_frames=True
-        )
+        with self._gate:
+            run = self._entry.embed(self._config, self._stages, StageClock())
+        intake = Intake(SAMPLE_RATE_HZ, self._config.front)
         for block in read_blocks(source):
-            run.push(block)
-        run.finish()
+            samples = intake.push(block)
+            with self._gate:
+                run.push(samples)
+        rest = intake.close()
+        with self._gate:
+            run.push(rest)
+            run.finish()
         if not run.frames:
             raise AudioError("the audio is too short to encode")
         return Embedding(np.concatenate(run.frames), run.frame_rate_hz)
@@ -246,10 +272,11 @@ def load(
     """Load a bundle and make an engine of it.
 
     Args:
-        bundle: A bundle or checkpoint folder; `None` or "default" for the one that ships.
-        backend: "auto" or a key of `asa_engine.backends.BACKENDS`.
-        precision: "auto", "fp32", "bf16", "int8", "int4" or "mixed" (a precision for each layer, in
-            bundles that 'asa-engine tune' wrote).
+        bundle: A bundle or checkpoint folder, or "pronunciation" or "acoustic", which ship; `None`
+            or "default" for the first of these that runs on what is asked for.
+        backend: "auto" or a key of `asa_engine.runtimes.RUNTIMES`.
+        precision: "auto", "fp32", "fp16", "bf16", "int8", "int4" or "mixed" (a precision for each
+            layer, in bundles that 'asa-engine tune' wrote).
         threads: Threads a window is encoded with; by default as many as
             'asa-engine tune' found fastest, or else the cores at hand, at most four.
 
@@ -260,5 +287,18 @@ def load(
     """
     if not isinstance(bundle, Bundle | str | Path | None):
         raise UsageError(f"a bundle is a folder, not {type(bundle).__name__}")
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, backend, precision)
     return Engine(opened, backend=backend, precision=precision, threads=threads)
+
+
+def open_bundle(
+    bundle: str | Path | None = None, backend: str = AUTO, precision: str = AUTO
+) -> Bundle:
+    """Open a bundle as `load` does: the default is one that runs on this backend and precision."""
+
+    def able(shipped: Bundle) -> bool:
+        if backend not in (AUTO, *grader_entry(shipped.grader).backends):
+            return False
+        return backend == FAKE or is_held(shipped, backend, precision)
+
+    return Bundle.open(bundle, able)

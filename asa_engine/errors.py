@@ -10,7 +10,7 @@ AsaError                 exit code
 |   `-- BackendError             4   a run-time backend, or the library behind it
 `-- DriftError                   5   scores moved further than the budget allows
 
-Each carries one line saying what is wrong and, in `mend`, what to do about it.
+Each carries one line saying what is wrong and, in `hint`, what to do about it.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ class AsaError(Exception):
 
     Args:
         message: What is wrong, one line, naming the file or value.
-        mend: What to do about it, one line; empty where nothing can be said.
+        hint: What to do about it, one line; empty where nothing can be said.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, mend: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = " ".join(message.split())
-        self.mend = " ".join(mend.split())
+        self.hint = " ".join(hint.split())
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.mend})" if self.mend else self.message
+        return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def to_dict(self) -> dict[str, str | int]:
-        """Return the error as the JSON object that `--json` prints."""
+        """Return the error as the JSON object that `--json` prints; `mend` is `hint`'s old name."""
         return {
             "error": type(self).__name__,
             "message": self.message,
-            "mend": self.mend,
+            "hint": self.hint,
+            "mend": self.hint,
             "exit_code": self.exit_code,
         }
 

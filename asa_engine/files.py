@@ -15,7 +15,7 @@ from typing import Any
 
 from asa_engine.errors import AsaError, UsageError
 
-__all__ = ["atomic_folder", "atomic_write", "read_json", "sha256_file"]
+__all__ = ["atomic_folder", "atomic_write", "read_json", "read_text", "sha256_file"]
 
 MAX_JSON_BYTES = 8 * 2**20
 _HASH_BLOCK_BYTES = 2**20
@@ -50,10 +50,26 @@ def read_json(path: Path, error: type[AsaError]) -> dict[str, Any]:
     return value
 
 
+def read_text(path: Path, most_bytes: int, error: type[AsaError], *, bom: bool = False) -> str:
+    """Return the text of a UTF-8 file; `bom` leaves a byte-order mark out.
+
+    Raises:
+        AsaError: Of this type: it is missing, larger than `most_bytes`, or not UTF-8.
+    """
+    try:
+        if path.stat().st_size > most_bytes:
+            raise error(f"{path} is larger than {most_bytes} bytes")
+        return path.read_text(encoding="utf-8-sig" if bom else "utf-8")
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror}") from None
+    except UnicodeDecodeError:
+        raise error(f"{path} is not UTF-8 text") from None
+
+
 def _out_of_room(target: Path, failure: OSError) -> UsageError:
     return UsageError(
         f"{target} cannot be written: {failure.strerror or failure}",
-        mend="nothing was changed; free some space or choose another place",
+        hint="nothing was changed; free some space or choose another place",
     )
 
 
@@ -69,7 +85,7 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = target.absolute()
     if not overwrite and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
-        raise UsageError(f"{target} exists already", mend="choose another place or pass --force")
+        raise UsageError(f"{target} exists already", hint="choose another place or pass --force")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
@@ -94,8 +110,8 @@ def _remove_leftovers(target: Path) -> None:
     """Remove the temporary folders of processes of this machine that are no more."""
     pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9]+)\.[a-z0-9_]{8}")
     for path in target.parent.iterdir():
-        found = pattern.fullmatch(path.name)
-        if found and path.is_dir() and not path.is_symlink() and not _is_running(int(found[1])):
+        name = pattern.fullmatch(path.name)
+        if name and path.is_dir() and not path.is_symlink() and not _is_running(int(name[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from asa_engine.kernels.laps import Lap
+if TYPE_CHECKING:
+    from asa_engine.kernels.laps import Lap
 
 __all__ = [
     "LapSource",
@@ -41,7 +42,7 @@ class Span(NamedTuple):
 
 
 Recorder: TypeAlias = Callable[[Span], None]
-LapSource: TypeAlias = Callable[[], list[Lap]]
+LapSource: TypeAlias = "Callable[[], list[Lap]]"
 """Returns what a backend's kernels did since the last call."""
 
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -123,6 +124,6 @@ class StageClock:
         """Return the milliseconds spent in `stage` so far."""
         return self._totals_ms.get(stage, 0.0)
 
-    def sum_ms(self) -> float:
-        """Return the milliseconds spent in all stages."""
-        return sum(self._totals_ms.values())
+    def totals_ms(self) -> dict[str, float]:
+        """Return the milliseconds spent in each stage so far."""
+        return dict(self._totals_ms)

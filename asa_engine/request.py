@@ -46,12 +46,12 @@ def _check(name: str, value: object) -> None:
     if len(value) > MAX_CHARACTERS:
         raise UsageError(
             f"the {name} has {len(value)} characters; at most {MAX_CHARACTERS} are taken",
-            mend=f"shorten the {name}",
+            hint=f"shorten the {name}",
         )
     for character in value:
         # Cc: control characters; Cs: halves of surrogate pairs, which are no characters.
         if unicodedata.category(character) in ("Cc", "Cs") and character not in _ALLOWED_CONTROLS:
             raise UsageError(
                 f"the {name} holds the control character U+{ord(character):04X}",
-                mend="remove it",
+                hint="remove it",
             )

@@ -6,22 +6,27 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asa_engine.backends import BACKENDS, backend_class
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError, BundleError, UsageError
 from asa_engine.files import read_json
+from asa_engine.runtimes import RUNTIMES, runtime
 
 __all__ = [
     "AUTO",
+    "FAKE",
     "PRECISIONS",
     "TUNING_NAME",
     "Choice",
     "choose",
     "choose_threads",
     "default_threads",
+    "is_held",
+    "usable_cores",
 ]
 
 AUTO = "auto"
+FAKE = "fake"
+"""The backend of users' tests, which takes any bundle of its grader."""
 TUNING_NAME = "tuning.json"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
 MAX_THREADS = 256
@@ -33,7 +38,7 @@ class Choice:
     """A backend at a precision, and how it came to be chosen.
 
     Attributes:
-        backend: Key in `BACKENDS`.
+        backend: Key in `RUNTIMES`.
         precision: One of `PRECISIONS`.
         reason: One line for the receipt.
     """
@@ -43,9 +48,15 @@ class Choice:
     reason: str
 
 
+def usable_cores() -> int:
+    """Return the cores this process may use; all of the machine where nothing tells (macOS)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def default_threads() -> int:
     """Return the cores this process may use, at most four: windows are small."""
-    return max(1, min(_DEFAULT_MAX_THREADS, len(os.sched_getaffinity(0))))
+    return max(1, min(_DEFAULT_MAX_THREADS, usable_cores()))
 
 
 def check_threads(threads: int | None) -> int:
@@ -76,7 +87,7 @@ def choose_threads(bundle: Bundle, choice: Choice, threads: int | None = None) -
     tuned = _tuned_threads(bundle, choice)
     if tuned is None:
         return default_threads(), f"the cores at hand, at most {_DEFAULT_MAX_THREADS}"
-    if tuned > len(os.sched_getaffinity(0)):
+    if tuned > usable_cores():
         return default_threads(), f"tuned for {tuned}, more than the cores at hand"
     return tuned, "tuned"
 
@@ -97,9 +108,15 @@ def _tuned_threads(bundle: Bundle, choice: Choice) -> int | None:
         counts = [None]
     if not all(type(count) is int and 1 <= count <= MAX_THREADS for count in counts):
         raise BundleError(
-            f"{bundle.path / TUNING_NAME} is malformed", mend="run 'asa-engine tune' again"
+            f"{bundle.path / TUNING_NAME} is malformed", hint="run 'asa-engine tune' again"
         )
     return counts[0] if counts else None
+
+
+def is_held(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> bool:
+    """Return whether a bundle holds a variant of this kind; PyTorch's only where it is named."""
+    kinds = [(b, p) for b, p in bundle.variants() if b != "torch" or backend == b]
+    return any(backend in (AUTO, b) and precision in (AUTO, p) for b, p in kinds)
 
 
 def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice:
@@ -109,13 +126,13 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice
         UsageError: An unknown backend or precision is named.
         BackendError: What is named cannot run here, or nothing can.
     """
-    if backend not in (AUTO, *BACKENDS):
-        names = ", ".join((AUTO, *BACKENDS))
-        raise UsageError(f"unknown backend {backend!r}", mend=f"choose from {names}")
+    if backend not in (AUTO, *RUNTIMES):
+        names = ", ".join((AUTO, *RUNTIMES))
+        raise UsageError(f"unknown backend {backend!r}", hint=f"choose from {names}")
     if precision not in (AUTO, *PRECISIONS):
         names = ", ".join((AUTO, *PRECISIONS))
-        raise UsageError(f"unknown precision {precision!r}", mend=f"choose from {names}")
-    if backend == "fake":
+        raise UsageError(f"unknown precision {precision!r}", hint=f"choose from {names}")
+    if backend == FAKE:
         return Choice(backend, "fp32" if precision == AUTO else precision, "asked for")
     order = list(bundle.auto)
     if backend != AUTO or precision != AUTO:
@@ -125,17 +142,17 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str = AUTO) -> Choice
         have = ", ".join(f"{b}/{p}" for b, p in bundle.variants())
         raise BackendError(
             f"{bundle.name} has no artifact for backend {backend} at precision {precision}",
-            mend=f"it has {have}; others are made by 'asa-engine export'",
+            hint=f"it has {have}; others are made by 'asa-engine export'",
         )
     skipped: dict[str, list[str]] = {}
     for name, level in wanted:
-        found = backend_class(name).availability()
-        if found.usable:
+        state = runtime(name).availability()
+        if state.usable:
             return Choice(name, level, _reason(backend, precision, skipped))
-        skipped.setdefault(found.reason, []).append(f"{name}/{level}")
+        skipped.setdefault(state.reason, []).append(f"{name}/{level}")
     if len(skipped) == 1 and backend != AUTO:
-        raise BackendError(f"the {backend} backend cannot run here", mend=next(iter(skipped)))
-    raise BackendError(f"no backend of {bundle.name} can run here", mend=_listed(skipped))
+        raise BackendError(f"the {backend} backend cannot run here", hint=next(iter(skipped)))
+    raise BackendError(f"no backend of {bundle.name} can run here", hint=_listed(skipped))
 
 
 def _listed(skipped: Mapping[str, Sequence[str]]) -> str:

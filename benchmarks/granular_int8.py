@@ -21,16 +21,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from asa_engine.backends.safetensors import Tensors
+from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.bundle import Bundle
 from asa_engine.features.log_mel import WindowedLogMel
-from asa_engine.graders.multi_granular.alignment import align
+from asa_engine.features.phone_alignment import align
 from asa_engine.graders.multi_granular.config import ASPECTS, GRAINS, MultiGranularConfig
 from asa_engine.graders.multi_granular.model import MultiGranular
 from asa_engine.graders.multi_granular.plan import Written, plan_of, spoken_words, write
 from asa_engine.graders.multi_granular.runtime import _Vocabulary
+from asa_engine.graders.multi_granular.script import verdict_of_choices
 from asa_engine.graders.multi_granular.stages import STAGE_NAMES, MultiGranularStages
-from asa_engine.graders.speech_llm.script import verdict_of_choices
 from asa_engine.kernels.encoder import PRECISIONS, Encoder
 from asa_engine.language_model.decoder import Decoder
 from asa_export.graph import MICROSOFT, Graph
@@ -140,18 +140,7 @@ class Rounding(Int8Decoder):
         outputs, inputs = weight.shape
         steps, scale = round_rows_to_int8(weight.reshape(-1, BLOCK))
         blocks = steps.reshape(outputs, inputs // BLOCK, BLOCK).astype(np.int16) + ZERO
-        return graph.op(
-            "MatMulNBits",
-            x,
-            graph.constant(blocks, np.uint8),
-            graph.constant(scale),
-            domain=MICROSOFT,
-            N=outputs,
-            K=inputs,
-            bits=8,
-            block_size=BLOCK,
-            accuracy_level=4,
-        )
+        return graph.product_in_blocks(x, blocks, scale, shape=weight.shape, bits=8, size=BLOCK)
 
 
 @dataclass(frozen=True)
@@ -260,7 +249,7 @@ def main() -> None:
     kept = (2, shape.layers, shape.kv_heads, prompt, shape.head_width)
     prefix = Tensors(files["head"]).read("prefix", kept)
     weights = Weights(files["language_model"].with_name("merged.safetensors"))
-    speech = manifest_speech(args.manifest, calibrate=128, limit=args.limit)
+    speech = manifest_speech(args.manifest, calibrate=128, limit=args.limit).heard(config.front)
     hear = partial(read, config, stages, encoders)
     spoken = [item for r in speech.judging if (item := hear(r)) is not None]
     others = [item for r in speech.calibration[: args.calibrate] if (item := hear(r)) is not None]

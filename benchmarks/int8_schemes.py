@@ -21,13 +21,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from asa_engine.backends.onnxruntime import OnnxRuntimeBackend
-from asa_engine.backends.torch import TorchBackend
 from asa_engine.bundle import Bundle
+from asa_engine.evaluation.metrics import pcc
+from asa_engine.graders.acoustic.backends.onnxruntime import OnnxRuntimeBackend
+from asa_engine.graders.acoustic.backends.torch import TorchBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_engine.metrics import pcc
 from asa_export.acoustic import windows_of
-from asa_export.graph import MICROSOFT, Graph
+from asa_export.graph import Graph
 from asa_export.onnx import FloatLinears, Linears, encoder_model, head_model
 from asa_export.quantize import Calibration, Int8Linears, calibrate, round_to_int8
 from asa_export.speech import Recording, manifest_speech
@@ -156,17 +156,8 @@ class Blocks(Scheme):
             blocks = matrix.T.reshape(width, channels // block, block)
             scales = np.abs(blocks).max(axis=-1) / 127
             packed = np.round(blocks / scales[..., None]) + 128
-            y = graph.op(
-                "MatMulNBits",
-                x,
-                graph.constant(packed, np.uint8),
-                graph.constant(scales),
-                domain=MICROSOFT,
-                K=channels,
-                N=width,
-                bits=8,
-                block_size=block,
-                accuracy_level=4,
+            y = graph.product_in_blocks(
+                x, packed, scales, shape=(width, channels), bits=8, size=block
             )
             bias = self._bias(name)
             results.append(y if bias is None else graph.op("Add", y, graph.constant(bias)))
@@ -197,6 +188,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(shutil.copytree(args.checkpoint, Path(scratch) / "work"))
         config = AcousticConfig.load(folder)
+        speech = speech.heard(config.front)
         weights = Weights(folder / "weights.safetensors")
         mels = list(windows_of(config, speech.calibration))
         calibration = calibrate(config, weights, mels)

@@ -56,11 +56,11 @@ def main() -> None:
         # The reference comes first: it leaves what the others are compared with.
         chosen = [s for s in SUBJECTS if s in (options.subject or SUBJECTS) or s == "torch/fp32"]
         for subject in chosen:
-            found = _in_a_process(subject, options, Path(work))
-            rate = options.rows / found["prefill_ms"] * 1e3
+            figures = _in_a_process(subject, options, Path(work))
+            rate = options.rows / figures["prefill_ms"] * 1e3
             print(
-                f"{subject:12}{found['prefill_ms']:12.1f}{found['cpu_ms']:9.1f}{rate:8.0f}"
-                f"{found['step_ms']:9.2f}{found['memory_mib']:7.0f}{found['error']:10.2e}",
+                f"{subject:12}{figures['prefill_ms']:12.1f}{figures['cpu_ms']:9.1f}{rate:8.0f}"
+                f"{figures['step_ms']:9.2f}{figures['memory_mib']:7.0f}{figures['error']:10.2e}",
                 flush=True,
             )
 
@@ -108,8 +108,8 @@ def _in_a_process(subject: str, options: argparse.Namespace, work: Path) -> dict
         command += [f"--{name}", str(getattr(options, name))]
     command += ["--work", str(work)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def _torch(
@@ -118,9 +118,12 @@ def _torch(
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache
 
+    from asa_engine.nn.language_model import cache_argument
+
     torch.set_num_threads(options.threads)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().model
+    name = cache_argument(model)
 
     def begin() -> Callable[[Array], Array]:
         cache = DynamicCache()
@@ -128,9 +131,9 @@ def _torch(
         def run(rows: Array) -> Array:
             with torch.inference_mode():
                 x = torch.from_numpy(rows)[None].to(dtype)
-                out = model(inputs_embeds=x, past_key_values=cache, use_cache=True)
-            found: Array = out.last_hidden_state[0].float().numpy()
-            return found
+                out = model(inputs_embeds=x, use_cache=True, **{name: cache})
+            last: Array = out.last_hidden_state[0].float().numpy()
+            return last
 
         return run
 

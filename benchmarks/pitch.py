@@ -32,11 +32,11 @@ Track = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 def trackers() -> dict[str, Track]:
     """Return what is installed: name -> samples to F0 in Hz, 0 where unvoiced, 100 a second."""
-    found: dict[str, Track] = {}
+    tracks: dict[str, Track] = {}
     if find_spec("librosa"):
         import librosa
 
-        found[REFERENCE] = lambda x: np.nan_to_num(
+        tracks[REFERENCE] = lambda x: np.nan_to_num(
             librosa.pyin(x, fmin=LOW_HZ, fmax=HIGH_HZ, sr=RATE, hop_length=HOP)[0]
         )
     if find_spec("parselmouth"):
@@ -50,7 +50,7 @@ def trackers() -> dict[str, Track]:
             f0[at[at < f0.size]] = pitch.selected_array["frequency"][at < f0.size]
             return f0
 
-        found["Praat autocorrelation"] = praat
+        tracks["Praat autocorrelation"] = praat
     if find_spec("pyworld"):
         import pyworld
 
@@ -58,12 +58,12 @@ def trackers() -> dict[str, Track]:
             f0, _ = pyworld.harvest(x.astype(np.float64), RATE, LOW_HZ, 1000.0, 10.0)
             return np.asarray(f0)
 
-        found["WORLD Harvest"] = harvest
+        tracks["WORLD Harvest"] = harvest
     if find_spec("asa_engine"):
         from asa_engine.kernels.pitch import track_pitch
 
-        found["asa_engine"] = lambda x: track_pitch(x).f0_hz.astype(np.float64)
-    return found
+        tracks["asa_engine"] = lambda x: track_pitch(x).f0_hz.astype(np.float64)
+    return tracks
 
 
 def track(corpus: Path, output: Path) -> None:

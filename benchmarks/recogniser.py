@@ -27,7 +27,9 @@ import audio_samples as made
 
 from asa_engine.audio import read_audio
 from asa_engine.backbones import backbone_folder
-from asa_engine.manifest import Utterance, dev_split, read_manifest
+from asa_engine.evaluation.manifest import Utterance, read_manifest
+from asa_engine.evaluation.metrics import edit_distance
+from asa_engine.evaluation.splits import dev_split
 from asa_engine.recogniser import Recogniser, Transcript
 from asa_engine.recogniser.guards import compression_ratio
 from asa_engine.recogniser.whisper import Whisper
@@ -45,20 +47,10 @@ def plain(text: str) -> list[str]:
     return [NUMBERS[int(word)] if word.isdigit() else word for word in words]
 
 
-def word_errors(truth: Sequence[str], heard: Sequence[str]) -> int:
-    """Return the fewest substitutions, insertions and deletions from one to the other."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(truth, 1):
-        last, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (word != other))
-    return row[-1]
-
-
 def rate(truths: Sequence[str], heard: Sequence[str]) -> float:
     """Return the word error rate in percent."""
     pairs = [(plain(a), plain(b)) for a, b in zip(truths, heard, strict=True)]
-    return 100 * sum(word_errors(a, b) for a, b in pairs) / sum(len(a) for a, _ in pairs)
+    return 100 * sum(edit_distance(a, b) for a, b in pairs) / sum(len(a) for a, _ in pairs)
 
 
 def compare(utterances: Sequence[Utterance], backbone: str) -> None:
@@ -104,7 +96,7 @@ def compare_precisions(utterances: Sequence[Utterance], backbone: str) -> None:
         recogniser = Recogniser.open(folder, precision=precision)
         heard.append([plain(hear(recogniser, read_audio(u.audio)).text) for u in utterances])
     words = np.array([len(text) for text in texts])
-    errors = np.array([list(map(word_errors, texts, said)) for said in heard])
+    errors = np.array([list(map(edit_distance, texts, said)) for said in heard])
     loops = np.array([[len(item) for item in said] for said in heard]).max(0) > 2 * words
     differ = sum(a != b for a, b in zip(*heard, strict=True))
     print(f"{len(texts)} recordings, {words.sum()} words; {differ} have other words")

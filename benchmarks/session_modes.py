@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 import asa_engine as asa
 from asa_engine.engine import Engine
-from asa_engine.graders.speech_llm.session_runtime import SessionRun
-from asa_engine.graders.speech_llm.session_stages import HeardWindow
-from asa_engine.metrics import pcc, rmse
+from asa_engine.evaluation.metrics import pcc, rmse
+from asa_engine.evaluation.sessions import Session, played, read_sessions
+from asa_engine.evaluation.splits import session_split
+from asa_engine.graders.speech_llm_session.runtime import SessionRun
+from asa_engine.graders.speech_llm_session.stages import HeardWindow
 from asa_engine.profiling import StageClock
-from asa_engine.session import Session, played, read_sessions
 
 TOLERANCES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 CHUNK_SAMPLES = 1600
@@ -96,8 +97,8 @@ def measure(bundle: Path, sessions: list[Session], precision: str) -> list[dict[
     for mode, tolerance in modes:
         for session in sessions if exact is None else ():
             outcome(engine, stages, session, mode, tolerance)  # windows are encoded here
-        found = [outcome(engine, stages, session, mode, tolerance) for session in sessions]
-        scores = np.array([item.scores for item in found])
+        outcomes = [outcome(engine, stages, session, mode, tolerance) for session in sessions]
+        scores = np.array([item.scores for item in outcomes])
         exact = scores if exact is None else exact
         change = scores - exact
         rows.append(
@@ -111,10 +112,10 @@ def measure(bundle: Path, sessions: list[Session], precision: str) -> list[dict[
                 "max_change": float(np.abs(change).max()),
                 "pcc": pcc(scores[:, -1], wanted),
                 "rmse": rmse(scores[:, -1], wanted),
-                "rows": float(np.mean([item.rows for item in found])),
-                "restarts": float(np.mean([item.restarts for item in found])),
-                "rows_after": float(np.mean([item.rows_after for item in found])),
-                "ms_after_median": float(np.median([item.ms_after for item in found])),
+                "rows": float(np.mean([item.rows for item in outcomes])),
+                "restarts": float(np.mean([item.restarts for item in outcomes])),
+                "rows_after": float(np.mean([item.rows_after for item in outcomes])),
+                "ms_after_median": float(np.median([item.ms_after for item in outcomes])),
             }
         )
         print(line(rows[-1]), flush=True)
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--reference", action="store_true", help="time PyTorch, too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
-    sessions = [session for session in read_sessions(args.sessions) if session.is_dev][: args.limit]
+    sessions = session_split(read_sessions(args.sessions))[1][: args.limit]
     print(
         "| bundle | mode | RMS change | max | PCC | RMSE | positions run | restarts "
         "| after the end | CPU ms after the end |\n|---|---|---|---|---|---|---|---|---|---|"

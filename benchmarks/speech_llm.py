@@ -40,8 +40,8 @@ RATE = 16_000
 SECONDS = (10, 30, 120)
 PIECE = RATE // 10
 CHUNK_TOKENS = 140  # of 28 s
-ENGINE = ("onnxruntime/fp32", "onnxruntime/int8", "onnxruntime/int4")
-UNITS = ("onnxruntime/fp32", "onnxruntime/int8", "ctranslate2/fp32")
+ENGINE = ("native/fp32", "native/int8", "onnxruntime/fp32", "onnxruntime/int8", "onnxruntime/int4")
+UNITS = ("native/fp32", "native/int8", "onnxruntime/fp32", "onnxruntime/int8", "ctranslate2/fp32")
 
 
 def main() -> None:
@@ -61,9 +61,11 @@ def main() -> None:
     if options.subject is not None:
         print(json.dumps(SUBJECTS.get(options.subject, _engine)(options)))
         return
-    plan = [(options.bundle, name) for name in ("torch/fp32", "torch/bf16", *ENGINE)]
+    peers = ("torch/fp32", "torch/bf16")
+    plan = [(options.bundle, name) for name in (*peers, *_held(options.bundle, ENGINE))]
     if options.units is not None:
-        plan += [(options.units, name) for name in ("torch/fp32", *UNITS)]
+        held = _held(options.units, UNITS)
+        plan += [(options.units, name) for name in ("torch/fp32", *held)]
     if options.peers is not None:
         plan.append((options.bundle, "openvino/bf16"))
     print(f"{options.threads} thread(s), best of {options.rounds}")
@@ -75,21 +77,31 @@ def main() -> None:
         for bundle, subject in plan:
             if subject.startswith("openvino"):
                 _in_a_process("merge", bundle, options)
-            found = _in_a_process(subject, bundle, options)
+            figures = _in_a_process(subject, bundle, options)
             name = subject if bundle == options.bundle else f"{subject}, units"
-            print(_line(name, found), flush=True)
-            rows.append({"subject": name, **found})
+            print(_line(name, figures), flush=True)
+            rows.append({"subject": name, **figures})
             if options.json is not None:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _line(name: str, found: Figures) -> str:
+def _held(path: Path, variants: tuple[str, ...]) -> list[str]:
+    """Return those of some variants that a bundle holds."""
+    from asa_engine.bundle import Bundle
+
+    held = {f"{backend}/{precision}" for backend, precision in Bundle.open(path).variants()}
+    return [name for name in variants if name in held]
+
+
+def _line(name: str, figures: Figures) -> str:
     times = [
-        f"{found[f'score_{seconds}_ms']:11.1f}" if f"score_{seconds}_ms" in found else f"{'-':>11}"
+        f"{figures[f'score_{seconds}_ms']:11.1f}"
+        if f"score_{seconds}_ms" in figures
+        else f"{'-':>11}"
         for seconds in SECONDS
     ]
-    cpu = f"{found['cpu_30_s']:8.2f}" if "cpu_30_s" in found else f"{'-':>8}"
-    rest = f"{found['tokens_a_second']:10.0f}{found['memory_mib']:7.0f}{found['drift']:9.4f}"
+    cpu = f"{figures['cpu_30_s']:8.2f}" if "cpu_30_s" in figures else f"{'-':>8}"
+    rest = f"{figures['tokens_a_second']:10.0f}{figures['memory_mib']:7.0f}{figures['drift']:9.4f}"
     return f"{name:24}{''.join(times)}{cpu}{rest}"
 
 
@@ -101,8 +113,8 @@ def _in_a_process(subject: str, bundle: Path, options: argparse.Namespace) -> Fi
     if options.data is not None:
         command += ["--data", str(options.data)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def _speech(options: argparse.Namespace) -> list[Array]:
@@ -128,7 +140,7 @@ def _measure(
         prefill: Runs one full chunk through the language model.
     """
     speech = _speech(options)
-    found: Figures = {}
+    figures: Figures = {}
     long = np.concatenate(speech * (1 + SECONDS[-1] * RATE // sum(map(len, speech))))
     for seconds in SECONDS:
         times, used = [], []
@@ -136,15 +148,15 @@ def _measure(
             start = time.process_time()
             times.append(score(long[: seconds * RATE])[1])
             used.append(time.process_time() - start)
-        found[f"score_{seconds}_ms"] = min(times) * 1e3
-        found[f"cpu_{seconds}_s"] = min(used)
-    found["tokens_a_second"] = CHUNK_TOKENS / _best(prefill, options.rounds)
+        figures[f"score_{seconds}_ms"] = min(times) * 1e3
+        figures[f"cpu_{seconds}_s"] = min(used)
+    figures["tokens_a_second"] = CHUNK_TOKENS / _best(prefill, options.rounds)
     said = np.array([score(samples)[0] for samples in speech])
     kept = options.work / f"{options.bundle.name}.npy"
     if options.subject == "torch/fp32":
         np.save(kept, said)
-    found["drift"] = float(np.sqrt(np.mean(np.square(said - np.load(kept)))))
-    return {**found, "memory_mib": _memory_mib()}
+    figures["drift"] = float(np.sqrt(np.mean(np.square(said - np.load(kept)))))
+    return {**figures, "memory_mib": _memory_mib()}
 
 
 def _best(work: Callable[[], None], rounds: int) -> float:
@@ -195,7 +207,7 @@ def _torch(options: argparse.Namespace) -> Figures:
 def _engine(options: argparse.Namespace) -> Figures:
     import asa_engine as asa
     from asa_engine.bundle import Bundle
-    from asa_engine.language_model.decoder import Decoder
+    from asa_engine.language_model.opening import open_model
 
     backend, precision = options.subject.split("/")
     engine = asa.load(options.bundle, backend=backend, precision=precision, threads=options.threads)
@@ -222,7 +234,7 @@ def _engine(options: argparse.Namespace) -> Figures:
             np.array(generator.forward_batch([ids]))
 
     else:
-        decoder = Decoder.open(file, threads=options.threads)
+        decoder = open_model(file, threads=options.threads)
         rows = _rows(decoder.width)
 
         def prefill() -> None:

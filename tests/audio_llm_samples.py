@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from asa_engine.graders.aspects import AspectConfig
+from asa_engine.graders.lm.prompt import build_prompt
 from asa_engine.graders.speech_llm.config import LoraConfig, SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
-from asa_engine.graders.speech_llm.prompt import build_prompt
 from asa_engine.nn.audio_language_model import load_backbones
 
 FAMILIES = ("qwen2_audio", "phi4_multimodal")
@@ -77,7 +77,7 @@ def phi4_towers(width, ffn, *, heads, channels, tokens):
     }
 
 
-def _phi4():
+def _phi4(original=256):
     # As published: part of each head is rotated, LongRoPE beyond the original length.
     factors = {"short_factor": [1.0, 1.5] * 4, "long_factor": [2.0] * 8}
     rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
@@ -87,17 +87,17 @@ def _phi4():
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=1,
-        original_max_position_embeddings=256,
+        original_max_position_embeddings=original,
         rope_parameters={**rope, **factors},
         **phi4_towers(16, 24, heads=2, channels=8, tokens=(AUDIO_TOKEN, IMAGE_TOKEN)),
     )
     return Phi4MultimodalForCausalLM(config)
 
 
-def model(family):
+def model(family, **changes):
     """Return a random model, away from Hugging Face's tiny start, so that answers differ."""
     torch.manual_seed(21)
-    built = _qwen2() if family == "qwen2_audio" else _phi4()
+    built = _qwen2() if family == "qwen2_audio" else _phi4(**changes)
     generator = torch.Generator().manual_seed(22)
     with torch.no_grad():
         for name, parameter in built.named_parameters():
@@ -110,9 +110,9 @@ def model(family):
     return built.eval()
 
 
-def write_model(family: str, folder: Path) -> Path:
+def write_model(family: str, folder: Path, **changes) -> Path:
     """Write a model and its tokenizer as `save_pretrained` does."""
-    model(family).save_pretrained(folder)
+    model(family, **changes).save_pretrained(folder)
     samples.tokenizer().save_pretrained(folder)
     return folder
 
@@ -152,8 +152,12 @@ def write_checkpoint(source: Path, folder: Path, **options) -> Path:
 
 def adapted(checkpoint: Path, family: str):
     """Return Hugging Face's own model with a checkpoint's adapters worked into its weights."""
-    theirs, layers = model(family), {}
-    grader = SpeechLLM.load(checkpoint)
+    return with_adapters(SpeechLLM.load(checkpoint), model(family), family)
+
+
+def with_adapters(grader, theirs, family):
+    """Work a grader's adapters into the weights of Hugging Face's own model; return that."""
+    layers = {}
     for name, value in grader.language_model.decoder.state_dict().items():
         if ".base." in name:
             adapter = name.partition(".base.")[0]
@@ -168,9 +172,8 @@ def adapted(checkpoint: Path, family: str):
     return theirs
 
 
-@torch.inference_mode()
-def label_shares(theirs, family, prompt, clip):
-    """Return Hugging Face's probabilities of the labels after one clip of float32 samples."""
+def heard(family, clip):
+    """Return what Hugging Face's class takes for a clip, and how many tokens that becomes."""
     if family == "qwen2_audio":
         made = WhisperFeatureExtractor(feature_size=128)(
             clip, sampling_rate=16_000, return_attention_mask=True, return_tensors="pt"
@@ -180,11 +183,16 @@ def label_shares(theirs, family, prompt, clip):
             "input_features": made["input_features"],
             "feature_attention_mask": made["attention_mask"],
         }
-        count //= 2
-    else:
-        made = Phi4MultimodalFeatureExtractor()(clip, sampling_rate=16_000, return_tensors="pt")
-        inputs = {name: made[name] for name in ("audio_input_features", "audio_embed_sizes")}
-        count = int(made["audio_embed_sizes"])
+        return inputs, count // 2
+    made = Phi4MultimodalFeatureExtractor()(clip, sampling_rate=16_000, return_tensors="pt")
+    inputs = {name: made[name] for name in ("audio_input_features", "audio_embed_sizes")}
+    return inputs, int(made["audio_embed_sizes"])
+
+
+@torch.inference_mode()
+def label_shares(theirs, family, prompt, clip):
+    """Return Hugging Face's probabilities of the labels after one clip of float32 samples."""
+    inputs, count = heard(family, clip)
     ids = torch.tensor([[*prompt.prefix_ids, *[AUDIO_TOKEN] * count, *prompt.suffix_ids]])
     logits = theirs(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[0, -1]
     return logits[list(prompt.label_ids)].softmax(-1)

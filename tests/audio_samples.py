@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import soundfile
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from asa_engine.audio import ChunkConverter
 
 RATE_HZ = 16_000
 Samples = NDArray[np.float32]
+CHUNKS = st.lists(st.integers(1, 20_000), min_size=1, max_size=6)
+"""Sizes of the pieces that a recording comes in."""
 
 # First three formants (Hz) of open, close and mid vowels, near the published averages.
 _VOWELS = (
@@ -120,6 +126,14 @@ def noise(
     return scaled(np.fft.irfft(spectrum, n), rms_dbfs)
 
 
+def sound(duration_s: float, seed: int = 2) -> Samples:
+    """Return noise whose loudness changes twenty times a second."""
+    rng = np.random.default_rng(seed)
+    envelope = np.repeat(rng.uniform(0.01, 0.5, round(duration_s * 20) + 1), 800)
+    samples = envelope * rng.normal(0, 0.3, envelope.size)
+    return samples.astype(np.float32)[: round(duration_s * RATE_HZ)]
+
+
 def speech(
     duration_s: float, rms_dbfs: float = -23.0, pitch_hz: float = 120.0, seed: int = 0
 ) -> Samples:
@@ -188,3 +202,15 @@ def cut(samples: NDArray[Any], sizes: list[int]) -> Iterator[NDArray[Any]]:
         size = sizes[turn % len(sizes)]
         yield samples[start : start + size]
         start, turn = start + size, turn + 1
+
+
+def converted(chunks: Iterable[NDArray[Any]], rate_hz: int) -> NDArray[np.float32]:
+    """Return chunks at a rate as the engine has them: mono at 16 kHz."""
+    converter = ChunkConverter(rate_hz)
+    blocks = [converter.push(chunk) for chunk in chunks]
+    return np.concatenate([*blocks, converter.close()])
+
+
+def with_data_bytes(wav: bytes, length: int) -> bytes:
+    at = wav.index(b"data") + 4
+    return wav[:at] + struct.pack("<I", length) + wav[at + 4 :]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asa_engine.bench.drift import Drift
-from asa_engine.bench.harness import Candidate, Refused, rows_of
-from asa_engine.bench.host import Host
 from asa_engine.bench.result import assemble
-from asa_engine.bench.scenarios import Task
-from asa_engine.bench.speech import Speech
 from asa_engine.bundle import Bundle
+from asa_engine.evaluation.drift import Drift
+from asa_engine.measuring.harness import Candidate, Refused, rows_of
+from asa_engine.measuring.host import Host
+from asa_engine.measuring.scenarios import Task
+from asa_engine.measuring.speech import Speech
+from asa_engine.tuning.tune import Trial, Tuning
 
 HOST = Host(
     cpu="Example CPU (family 1, model 2)",
@@ -63,7 +64,7 @@ def candidate(name: str = "onnxruntime/int8", **changes: Any) -> Candidate:
     return Candidate(name, **{**fields, **changes})
 
 
-REFERENCE = dict(kind="torch-reference", backend="torch", precision="fp32", is_reference=True)
+REFERENCE = dict(kind="batched-reference", backend="torch", precision="fp32", is_reference=True)
 
 
 def make_rows(
@@ -140,3 +141,15 @@ def make_result(rows: list[dict[str, Any]] | None = None, **changes: Any) -> dic
         roofline=ROOFLINE,
     )  # fmt: skip
     return assemble(**{**fields, **changes})
+
+
+def tuning_of(bundle: Bundle, trials: tuple[Trial, ...], **changes: Any) -> Tuning:
+    """Return what tuning a bundle on three recordings, in two rounds, came to."""
+    known = {"recordings": 3, "window_s": 1.0, "rounds": 2, "cpu": "a CPU", "busy": False}
+    return Tuning(
+        bundle_sha256=bundle.sha256,
+        reference="torch/fp32",
+        budget_rms=0.033,
+        trials=trials,
+        **{"skipped": {}, **known, **changes},
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.kernels.device import GraderShape, Read
-from asa_engine.kernels.numpy_device import encoder_shapes
+from asa_engine.gpu.device import Read
+from asa_engine.nn.acoustic_tensors import GraderShape
 from asa_engine.nn.config import WhisperEncoderConfig
 
 Array = NDArray[np.float32]
@@ -27,7 +27,7 @@ def random_weights(shape: GraderShape, seed: int = 0) -> dict[str, Array]:
     """Weights of the size that trained ones have, so that no activation explodes or vanishes."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, size in {**encoder_shapes(shape), **shape.head_shapes()}.items():
+    for name, size in {**shape.encoder_shapes(), **shape.head_shapes()}.items():
         scale = 0.5 * float(np.prod(size[1:])) ** -0.5 if len(size) > 1 else 0.2
         value = scale * rng.standard_normal(size)
         if name.endswith("norm.weight") or (

@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config
 
+from asa_export.language_model_config import DecoderConfig
+from asa_export.weights import Weights
+
 SHAPE = {
     "vocab_size": 96,
     "hidden_size": 64,
@@ -18,6 +21,14 @@ SHAPE = {
     "num_key_value_heads": 2,
     "intermediate_size": 160,
     "max_position_embeddings": 256,
+}
+PARTLY_ROTATED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0],
+    "long_factor": [9.0] * 8,
+    "original_max_position_embeddings": 160,
 }
 FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "phi3": Phi3Config}
 
@@ -44,3 +55,10 @@ def save_model(model: Any, folder: Path) -> Path:
         del tensors["lm_head.weight"]
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def stored_model(folder: Path) -> tuple[DecoderConfig, Weights]:
+    """Write the tiny model; return its shape and its weights, as the exporter reads them."""
+    save_model(tiny_model(), folder)
+    config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
+    return config, Weights(folder / "model.safetensors")

@@ -17,6 +17,7 @@ from asa_engine.audio.convert import (
     MIN_SAMPLE_RATE_HZ,
     SAMPLE_RATE_HZ,
     AudioChunk,
+    Channels,
     ChunkConverter,
     InputLevels,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "AudioChunk",
     "AudioReader",
     "AudioSource",
+    "Channels",
     "ChunkConverter",
     "InputLevels",
     "open_audio",

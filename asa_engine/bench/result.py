@@ -9,12 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from asa_engine.bench.harness import Refused, drift_values
-from asa_engine.bench.host import Host, git_revision, host_slug
-from asa_engine.bench.speech import Speech
 from asa_engine.bench.targets import check_targets
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
+from asa_engine.measuring.harness import Refused, drift_values
+from asa_engine.measuring.host import Host, git_revision, host_slug
+from asa_engine.measuring.speech import Speech
 from asa_engine.selection import choose
 
 __all__ = ["SCHEMA_VERSION", "assemble", "schema", "summary_lines"]

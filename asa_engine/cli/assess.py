@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import argparse
 import json
+import stat
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asa_engine.cli.options import add_command, add_engine_options, add_json_option, positive_int
+from asa_engine.cli.loading import load_engine
+from asa_engine.cli.options import (
+    FORMAT_NAMES,
+    add_command,
+    add_engine_options,
+    add_json_option,
+    positive_int,
+)
+from asa_engine.cli.streams import standard_input
 from asa_engine.errors import AsaError, AudioError, UsageError
 
 if TYPE_CHECKING:
-    from asa_engine.assessment import Assessment, Word
+    from collections.abc import Generator, Sequence
+
+    from asa_engine.assessment import Assessment
+    from asa_engine.audio import AudioSource
+    from asa_engine.batch.recordings import Recording
+    from asa_engine.batch.rows import Row
     from asa_engine.engine import Engine
-    from asa_engine.session import Session
+    from asa_engine.evaluation.sessions import Session
     from asa_engine.session_stream import SessionStream
 
+STANDARD_INPUT = Path("-")
 DETAILS = """\
-Scores every recording (WAV, FLAC, OGG, MP3; any sample rate) and prints each one as soon as it is
-done. With --stream the audio is fed in chunks, as a microphone would, and provisional scores are
-shown while it runs.
+Scores every recording and prints each one as soon as it is done: WAV, FLAC, Ogg and MP3 of any
+sample rate; with the extra [media] also WebM, MP4, AAC, AMR and more. A - is standard input. With
+--stream the audio is fed in chunks, as a microphone would, and provisional scores are shown while
+it runs.
+
+Inputs are recordings, folders of them, patterns in quotes, and manifests: CSV (.csv, .tsv) or JSON
+Lines (.jsonl; also on standard input), a recording a line: audio, a path relative to the manifest,
+and if you like id, text, prompt, learner, session, date. A recording that fails does not stop the
+rest; the exit code is the highest that one of them asks for.
 
 examples:
   asa-engine assess answer.flac
-  asa-engine assess answers/*.wav --json > scores.jsonl
+  asa-engine assess answers/ --workers 2 -o results.jsonl --resume
+  asa-engine assess class.csv -o scores.csv
+  arecord -d 10 -f S16_LE -r 16000 | asa-engine assess -
   asa-engine assess answer.flac --stream --chunk-ms 100 --live
+  asa-engine assess answer.flac --text "We call it bear." --stream --live
+  asa-engine assess answers/*.flac --text "We call it bear." --format textgrid -o grids
   asa-engine assess --session sessions.jsonl
   asa-engine assess --bundle build/bundles/s4-session --session session-folder --stream
 """
@@ -35,7 +60,13 @@ examples:
 def register(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "assess", run, "Score recordings of learners' speech.", DETAILS)
-    parser.add_argument("audio", nargs="*", type=Path, metavar="AUDIO", help="recordings to score")
+    parser.add_argument(
+        "audio",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help="recordings, folders, patterns, manifests; - for standard input",
+    )
     parser.add_argument(
         "--session",
         type=Path,
@@ -53,66 +84,156 @@ def register(commands: Any) -> None:
     stream.add_argument(
         "--live", action="store_true", help="feed at the speed of speech, not as fast as possible"
     )
+    many = parser.add_argument_group("many recordings")
+    many.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes that score (default 1); the cores are shared among them, unless --threads",
+    )
+    many.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an earlier call with this --output stopped, or begin",
+    )
     add_engine_options(parser)
     add_json_option(parser, "one JSON object a line, one line a recording,")
+    parser.add_argument(
+        "--format",
+        choices=FORMAT_NAMES,
+        help="print JSON, CSV, a TextGrid of Praat's or Azure's JSON instead of a table",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="write one file (.jsonl, .csv, .parquet), or in a folder one of --format for each "
+        "recording",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Score what was asked for; go on past recordings that cannot be read."""
-    if bool(args.audio) == bool(args.session):
-        raise UsageError("name recordings, or a --session", mend="see asa-engine assess --help")
-    from asa_engine.engine import load
-
-    engine = load(args.bundle, backend=args.backend, precision=args.precision, threads=args.threads)
-    texts = {"text": args.text, "prompt": args.prompt}
-    for option, given in texts.items():
-        if given is not None and option not in engine.uses:
-            raise UsageError(
-                f"the {engine.grader} grader does not use --{option}", mend=f"leave out --{option}"
-            )
+    _check_options(args)
     if args.session:
-        if (args.stream and not engine.hears_sessions) or args.live:
-            raise UsageError(
-                "--session is streamed for graders of sessions alone, and never --live",
-                mend="leave out --stream and --live",
-            )
-        return _assess_sessions(engine, args)
+        return _assess_sessions(_load(args, args.text is not None), args)
+    from asa_engine.batch.recordings import read_recordings
+    from asa_engine.cli.batch import score_all
+
+    given = _standard_input(args)
+    recordings = read_recordings(
+        args.audio, text=args.text or "", prompt=args.prompt or "", standard_input=given
+    )
+    if args.format == "textgrid" and len(recordings) > 1 and args.output is None:
+        raise UsageError(
+            f"several recordings do not fit in one {args.format}",
+            hint="add --output DIR, which gets a file for each",
+        )
+    if args.workers > 1 and any(_is_pipe(recording.audio) for recording in recordings):
+        raise UsageError("pipes are read by one process alone", hint="leave out --workers")
+    engine = _load(args, any(recording.text for recording in recordings))
     if engine.hears_sessions:
         raise UsageError(
             f"the {engine.grader} grader scores sessions, not recordings",
-            mend="pass a --session file or folder",
+            hint="pass a --session file or folder",
         )
-    width = max(len(path.name) for path in args.audio)
-    code = 0
-    for index, path in enumerate(args.audio, start=1):
-        _show_progress(index, len(args.audio), path)
-        try:
-            if args.stream:
-                result = _stream_file(engine, path, args, texts)
-            else:
-                result = engine.assess(path, **texts)
-        except AsaError as error:
-            from asa_engine.cli.main import report_error
 
-            _clear_progress()
-            report_error(error, as_json=args.json, audio=str(path))
-            code = error.exit_code
-            continue
-        _clear_progress()
-        if args.json:
-            print(json.dumps({"audio": str(path), **result.to_dict()}), flush=True)
-        elif len(args.audio) == 1:
-            print(table(result, path.name), flush=True)
-        else:
-            print(f"{path.name:<{width}}  {one_line(result)}", flush=True)
-        if not result.validity.scorable:
-            code = AudioError.exit_code
-    return code
+    def assess(recording: Recording) -> Assessment:
+        texts = recording.texts(engine.uses)
+        if args.stream:
+            return _stream_file(engine, recording.audio, args, texts)
+        return engine.assess(_source(recording.audio), **texts)
+
+    def rows(rest: Sequence[Recording]) -> Generator[Row, None, None]:
+        if args.workers == 1 or len(rest) < 2:
+            from asa_engine.batch.scoring import score_here
+
+            return score_here(rest, assess)
+        from asa_engine.batch.processes import score_in_processes
+
+        options = _engine_options(args, engine)
+        return score_in_processes(rest, options, engine.uses, workers=min(args.workers, len(rest)))
+
+    return score_all(recordings, rows, engine, args)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Make --json and --format one, and refuse what does not go together."""
+    if args.json and args.format not in (None, "json"):
+        raise UsageError(
+            f"--json and --format {args.format} are two forms", hint="leave out one of them"
+        )
+    args.format = "json" if args.json else args.format
+    args.json = args.format == "json"
+    if bool(args.audio) == bool(args.session):
+        raise UsageError("name recordings, or a --session", hint="see asa-engine assess --help")
+    if args.audio.count(STANDARD_INPUT) > 1:
+        raise UsageError("standard input can be read once", hint="name - once")
+    if args.resume and args.output is None:
+        raise UsageError("--resume needs results to go on with", hint="add -o results.jsonl")
+    if args.workers > 1 and (args.stream or args.live):
+        raise UsageError("--stream takes one worker", hint="leave out --workers")
+    if not args.session:
+        return
+    if args.format not in (None, "json") or args.output:
+        raise UsageError("sessions are printed as a table or as JSON", hint="use --json")
+    if args.workers > 1:
+        raise UsageError("sessions are scored by one worker", hint="leave out --workers")
+
+
+def _load(args: argparse.Namespace, reading: bool) -> Engine:
+    return load_engine(args, reading=reading, threads=_threads(args))
+
+
+def _threads(args: argparse.Namespace) -> int | None:
+    """Return the threads of each engine: several share the cores."""
+    from asa_engine.selection import default_threads, usable_cores
+
+    threads: int | None = args.threads
+    workers: int = args.workers
+    if threads is not None or workers == 1:
+        return threads
+    return max(1, min(default_threads(), usable_cores() // workers))
+
+
+def _engine_options(args: argparse.Namespace, engine: Engine) -> dict[str, Any]:
+    """Return the arguments of `load` that give a worker the same engine."""
+    return {
+        "bundle": str(engine.bundle.path),
+        "backend": engine.choice.backend,
+        "precision": engine.choice.precision,
+        "threads": engine.threads,
+    }
+
+
+def _standard_input(args: argparse.Namespace) -> Any:
+    """Return what - may be a manifest on; a stream is not waited for."""
+    if STANDARD_INPUT not in args.audio or args.stream:
+        return None
+    try:
+        return standard_input()
+    except AudioError:
+        return None  # said again when it is to be scored
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return path == STANDARD_INPUT or stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
-    from asa_engine.session import assess_session, read_sessions
+    from asa_engine.cli.tables import table
+    from asa_engine.evaluation.sessions import assess_session, read_sessions
 
+    if (args.stream and not engine.hears_sessions) or args.live:
+        raise UsageError(
+            "--session is streamed for graders of sessions alone, and never --live",
+            hint="leave out --stream and --live",
+        )
     code = 0
     for session in read_sessions(args.session):
         try:
@@ -137,7 +258,7 @@ def _assess_sessions(engine: Engine, args: argparse.Namespace) -> int:
 
 def _stream_session(engine: Engine, session: Session, args: argparse.Namespace) -> Assessment:
     """Feed a session chunk by chunk; show provisional scores to who watches."""
-    from asa_engine.session import assess_whole
+    from asa_engine.evaluation.sessions import assess_whole
 
     shown: dict[str, float] = {}
 
@@ -158,11 +279,13 @@ def _stream_file(
 ) -> Assessment:
     """Feed a file chunk by chunk; show provisional scores to who watches."""
     from asa_engine.audio import open_audio
+    from asa_engine.cli.live import LiveView
 
-    show = (args.live or sys.stderr.isatty()) and not args.json
-    with open_audio(path) as audio, engine.stream(audio.sample_rate_hz, **texts) as stream:
+    show = (args.live or sys.stderr.isatty()) and args.format is None
+    view = LiveView(sys.stderr, texts.get("text")) if show else None
+    with open_audio(_source(path)) as audio, engine.stream(audio.sample_rate_hz, **texts) as stream:
         chunk_frames = max(1, audio.sample_rate_hz * args.chunk_ms // 1000)
-        start, heard, shown = time.perf_counter(), 0, None
+        start, heard = time.perf_counter(), 0
         for block in audio.blocks():
             for first in range(0, len(block), chunk_frames):
                 chunk = block[first : first + chunk_frames]
@@ -171,71 +294,10 @@ def _stream_file(
                     ahead_s = heard / audio.sample_rate_hz - (time.perf_counter() - start)
                     time.sleep(max(0.0, ahead_s))
                 stream.feed(chunk)
-                scores = stream.provisional
-                if show and scores and scores != shown:
-                    shown = scores
-                    said = "  ".join(f"{n} {s.value:.1f}" for n, s in scores.items())
-                    print(f"{heard / audio.sample_rate_hz:6.1f} s  {said}", file=sys.stderr)
-        return stream.finish(_say if show else None)
+                if view is not None:
+                    view.update(stream, heard / audio.sample_rate_hz)
+        return stream.finish() if view is None else view.finish(stream)
 
 
-def _say(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
-
-
-def one_line(result: Assessment) -> str:
-    """Return the scores, or the reasons why there are none, in one line."""
-    if not result.validity.scorable:
-        return "cannot be scored: " + ", ".join(result.validity.reasons)
-    said = "  ".join(f"{name} {score.value:5.2f}" for name, score in result.scores.items())
-    notes = f"  ({', '.join(result.validity.reasons)})" if result.validity.reasons else ""
-    return said + notes
-
-
-def table(result: Assessment, title: str) -> str:
-    """Return the result as a table for people."""
-    timing = result.timing
-    lines = [f"{title}  ({timing.audio_s:.1f} s)", ""]
-    if not result.validity.scorable:
-        lines.append("cannot be scored: " + ", ".join(result.validity.reasons))
-    for name, score in result.scores.items():
-        share = (score.value - score.scale_min) / (score.scale_max - score.scale_min)
-        bar = "#" * round(20 * share)
-        error = f" +- {score.sd:.2f}" if score.sd is not None else ""
-        level = f"  {score.level}" if score.level else ""
-        lines.append(
-            f"  {name:<10} {score.value:5.2f} / {score.scale_max:g}{error}  [{bar:<20}]{level}"
-        )
-    for part in result.parts:
-        said = "  ".join(f"{name} {score.value:.2f}" for name, score in part.scores.items())
-        lines.append(
-            f"  part {part.part}: {said or 'not scored'}  ({part.scored}/{part.responses})"
-        )
-    lines += [_word_line(word) for word in result.words if word.label is not None]
-    if result.rationale is not None:
-        lines.append(f"  {result.rationale}")
-    if result.validity.scorable and result.validity.reasons:
-        lines.append("  note: " + ", ".join(result.validity.reasons))
-    lines += [
-        "",
-        f"  {result.receipt['backend']} {result.receipt['precision']}, "
-        f"{result.receipt['threads']} thread(s); time to score {timing.time_to_score_ms:.1f} ms, "
-        f"real-time factor {timing.real_time_factor:.4f}",
-    ]
-    return "\n".join(lines)
-
-
-def _word_line(word: Word) -> str:
-    """Return a word's label and its phones' labels."""
-    phones = "  ".join(f"{p.phone} {p.label}" for p in word.phones if p.label is not None)
-    return f"  {word.text:<14} {word.label:<10} {phones}"
-
-
-def _show_progress(index: int, total: int, path: Path) -> None:
-    if total > 1 and sys.stderr.isatty():
-        print(f"\r\x1b[K[{index}/{total}] {path.name}", end="", file=sys.stderr, flush=True)
-
-
-def _clear_progress() -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+def _source(path: Path) -> AudioSource:
+    return standard_input() if path == STANDARD_INPUT else path

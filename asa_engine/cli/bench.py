@@ -34,7 +34,8 @@ def register(commands: Any) -> None:
         "--bundle",
         type=Path,
         metavar="B",
-        help="bundle or checkpoint folder (default: the bundle that ships)",
+        default=Path("acoustic"),
+        help="bundle or checkpoint folder (default: acoustic, which ships for every backend)",
     )
     parser.add_argument(
         "--candidate",
@@ -87,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from asa_engine.bench.report import write_result
     from asa_engine.bench.result import summary_lines
-    from asa_engine.bench.session import Plan, parse_variants, run_session
-    from asa_engine.bench.speech import find_source
+    from asa_engine.bench.run import Plan, parse_variants, run_session
+    from asa_engine.measuring.speech import find_source
 
     try:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -115,14 +116,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nwritten: {page.with_suffix('.json')} and {page}")
     if result["refused"]:
         names = ", ".join(sorted({entry["candidate"] for entry in result["refused"]}))
-        raise DriftError(f"not timed: {names}", mend="the result says why")
+        raise DriftError(f"not timed: {names}", hint="the result says why")
     return 0
 
 
 def _command(args: argparse.Namespace) -> str:
     """The command line for the result: options that matter, paths by their last part."""
     words = ["asa-engine bench"]
-    if args.bundle:
+    if args.bundle != Path("acoustic"):
         words.append(f"--bundle {args.bundle.name}")
     words += [f"--candidate {name}" for name in args.candidate or ()]
     if args.threads:

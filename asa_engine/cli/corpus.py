@@ -1,4 +1,4 @@
-"""`asa-engine corpus`: turn a corpus as it is handed out into a manifest."""
+"""`asa-engine corpus`: turn a published corpus into a manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the command."""
-    help = "Turn a corpus as it is handed out into a manifest."
+    help = "Turn a published corpus into a manifest."
     parser = add_command(commands, "corpus", run, help, DETAILS)
     parser.add_argument("layout", choices=list(LAYOUTS), help="how the corpus is laid out")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the corpus's top folder")
@@ -38,17 +38,17 @@ def run(args: argparse.Namespace) -> int:
     """Read the corpus and write what was asked for."""
     from asa_engine.corpora import read_corpus, write_manifests
 
-    found = read_corpus(args.layout, args.folder, args.split)
-    write_manifests(found, args.output, args.sessions)
+    corpus = read_corpus(args.layout, args.folder, args.split)
+    write_manifests(corpus, args.output, args.sessions)
     counts = {
-        "recordings": len(found.recordings),
-        "sessions": len(found.sessions),
-        "left_out": len(found.left_out),
+        "recordings": len(corpus.recordings),
+        "sessions": len(corpus.sessions),
+        "left_out": len(corpus.left_out),
     }
     if args.json:
-        print(json.dumps({**counts, "why": found.left_out[:100]}))
+        print(json.dumps({**counts, "why": corpus.left_out[:100]}))
         return 0
     print(f"{args.output}: " + ", ".join(f"{n} {name}" for name, n in counts.items() if n))
-    for line in found.left_out[:5]:
+    for line in corpus.left_out[:5]:
         print(f"  left out: {line}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 from importlib import metadata
 from typing import Any
@@ -33,8 +32,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"{machine['platform']}, {machine['cores']} core(s) usable")
     print(f"kernels: {findings['kernels']}")
     print(f"gpu: {findings['gpu']}")
-    for name, found in findings["backends"].items():
-        print(f"backend {name:<20} {'ok ' if found['usable'] else 'no '} {found['reason']}")
+    print(f"recordings: {findings['recordings']}")
+    for name, state in findings["graders"].items():
+        print(f"grader  {name:<20} {'ok ' if state['usable'] else 'no '} {state['reason']}")
+    for name, backend in findings["backends"].items():
+        print(f"backend {name:<20} {'ok ' if backend['usable'] else 'no '} {backend['reason']}")
     print(f"bundle: {findings['bundle']}")
     print(f"auto: {findings['choice']}")
     if "threads" in findings:
@@ -44,31 +46,33 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """Return the findings and the exit code."""
-    from asa_engine.backends import BACKENDS, backend_class
-    from asa_engine.bundle import Bundle
-    from asa_engine.selection import choose, choose_threads
+    from asa_engine.engine import open_bundle
+    from asa_engine.runtimes import RUNTIMES, runtime
+    from asa_engine.selection import choose, choose_threads, usable_cores
 
     backends = {}
-    for name in BACKENDS:
-        found = backend_class(name).availability()
+    for name in RUNTIMES:
+        state = runtime(name).availability()
         backends[name] = {
-            "usable": found.usable,
-            "reason": found.reason,
-            "versions": found.versions,
+            "usable": state.usable,
+            "reason": state.reason,
+            "versions": state.versions,
         }
     findings: dict[str, Any] = {
         "engine_version": metadata.version("asa-engine"),
         "machine": {
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
         },
         "kernels": _kernels(),
         "gpu": _gpu(),
+        "recordings": _recordings(),
         "backends": backends,
+        "graders": _graders(),
     }
     try:
-        bundle = Bundle.open(args.bundle)
+        bundle = open_bundle(args.bundle, args.backend, args.precision)
         findings["bundle"] = (
             f"{bundle.name} {bundle.version} ({bundle.grader}), every hash agrees; "
             f"variants {', '.join('/'.join(v) for v in bundle.variants())}"
@@ -84,8 +88,27 @@ def examine(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     return findings, 0
 
 
+def _graders() -> dict[str, dict[str, Any]]:
+    from asa_engine.graders import grader_entries
+
+    entries, broken = grader_entries()
+    usable = {name: {"usable": True, "reason": e.summary} for name, e in entries.items()}
+    return usable | {name: {"usable": False, "reason": why} for name, why in broken.items()}
+
+
+def _recordings() -> str:
+    """Say what is read, and by which libraries."""
+    import soundfile
+
+    read = f"WAV, FLAC, Ogg, MP3 (libsndfile {soundfile.__libsndfile_version__})"
+    try:
+        return f"{read}; WebM, MP4, AAC, AMR and more (PyAV {metadata.version('av')})"
+    except metadata.PackageNotFoundError:
+        return f"{read}; with pip install 'asa-engine[media]' also WebM, MP4, AAC, AMR and more"
+
+
 def _gpu() -> str:
-    from asa_engine.backends.gpu import CudaDriver, Gpu
+    from asa_engine.gpu.device_memory import CudaDriver, Gpu
 
     try:
         gpu = Gpu(CudaDriver.open())

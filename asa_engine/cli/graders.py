@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from asa_engine.cli.options import add_command, add_json_option
@@ -17,9 +18,12 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print every grader."""
-    from asa_engine.graders import GRADERS, grader_entry
+    from asa_engine.graders import grader_entries
 
-    entries = [grader_entry(name) for name in GRADERS]
+    graders, broken = grader_entries()
+    entries = list(graders.values())
+    for reason in broken.values():
+        print(f"asa-engine: {reason}", file=sys.stderr)
     if args.json:
         rows = [
             {

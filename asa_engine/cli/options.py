@@ -7,10 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asa_engine.backends import BACKENDS
+from asa_engine.runtimes import RUNTIMES
 from asa_engine.selection import AUTO, PRECISIONS
 
-__all__ = ["add_command", "add_engine_options", "add_json_option", "positive_float", "positive_int"]
+__all__ = [
+    "FORMAT_NAMES",
+    "STORE",
+    "STORE_KEY",
+    "add_bundle_and_data",
+    "add_command",
+    "add_engine_options",
+    "add_json_option",
+    "port",
+    "positive_float",
+    "positive_int",
+]
+
+STORE, STORE_KEY = "ASA_STORE", "ASA_STORE_KEY"
+"""Environment variables: a store's address, and the key itself."""
+
+FORMAT_NAMES = ("json", "csv", "textgrid", "azure")
+"""Of `asa_engine.formats`, which is imported late: help should not wait for it."""
 
 
 def add_command(
@@ -27,6 +44,16 @@ def add_command(
     return parser
 
 
+def add_bundle_and_data(
+    parser: argparse.ArgumentParser,
+    metavar: str = "BUNDLE",
+    help: str = "a bundle's folder, or the name of one that ships",
+) -> None:
+    """Add a bundle and --data, the manifest that it is run on."""
+    parser.add_argument("bundle", metavar=metavar, help=help)
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="JSON Lines")
+
+
 def add_engine_options(parser: argparse.ArgumentParser, *, bundle: bool = True) -> None:
     """Add --bundle, --backend, --precision and --threads."""
     group = parser.add_argument_group("engine")
@@ -35,12 +62,13 @@ def add_engine_options(parser: argparse.ArgumentParser, *, bundle: bool = True) 
             "--bundle",
             type=Path,
             metavar="B",
-            help="bundle or checkpoint folder (default: the bundle that ships)",
+            help="bundle or checkpoint folder, or pronunciation or acoustic, which ship (default: "
+            "pronunciation; acoustic for a --backend or --precision that only it has)",
         )
     group.add_argument(
         "--backend",
         default=AUTO,
-        choices=[AUTO, *BACKENDS],
+        choices=[AUTO, *RUNTIMES],
         help="what runs the grader (default: auto, the fastest that holds the scores)",
     )
     group.add_argument(
@@ -78,3 +106,10 @@ def positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def port(text: str) -> int:
+    """Parse a port; 0 is any that is free."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)

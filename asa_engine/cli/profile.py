@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the profile; write the trace if asked for."""
     if args.trace is not None and not args.trace.absolute().parent.is_dir():
         raise UsageError(
-            f"there is no folder {args.trace.absolute().parent}", mend="make it, or choose another"
+            f"there is no folder {args.trace.absolute().parent}", hint="make it, or choose another"
         )
     engine, load_ms = _load(args)
     passes = measure(engine, args.audio, args.repeat)
@@ -215,17 +215,17 @@ def _watch(args: argparse.Namespace) -> dict[str, Any]:
         }
         spans = [span for each in passes for span in each.spans]
         events = [*stage_events(passes[:2]), *operator_events(traces, spans)]
-    found: dict[str, Any] = {}
+    watched: dict[str, Any] = {}
     if laps:
         roofs = measure_roofs(about["threads"])
         warm = [lap for lap in laps if lap.start_s >= passes[1].start_s]
-        found = {"roofs": roofs.to_dict(), "kernels": summarise_laps(warm, roofs)}
+        watched = {"roofs": roofs.to_dict(), "kernels": summarise_laps(warm, roofs)}
         events += kernel_events((lap for lap in laps if lap.end_s <= passes[1].end_s), roofs)
         about |= {"roofs": roofs.to_dict()}
     if args.trace is not None:
         write_trace(args.trace, events, about)
-        found["trace"] = str(args.trace)
-    return found
+        watched["trace"] = str(args.trace)
+    return watched
 
 
 def _about(engine: Engine) -> dict[str, Any]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from asa_engine.cli.options import add_command, add_json_option, positive_float, positive_int
+from asa_engine.cli.options import (
+    add_bundle_and_data,
+    add_command,
+    add_json_option,
+    positive_float,
+    positive_int,
+)
 
 DEFAULT_BUDGET = 0.02
 DEFAULT_LIMIT = 50
@@ -37,10 +42,7 @@ def register(commands: Any) -> None:
     parser = add_command(
         commands, "tune", run, "Choose the fastest way to run a bundle on this device.", DETAILS
     )
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", help="a bundle's folder, or 'default' for the shipped bundle"
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="JSON Lines")
+    add_bundle_and_data(parser)
     parser.add_argument(
         "--budget",
         type=positive_float,
@@ -75,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
     from asa_engine.bundle import Bundle
     from asa_engine.cli.main import report_error
     from asa_engine.errors import DriftError, UsageError
-    from asa_engine.manifest import read_manifest
+    from asa_engine.evaluation.manifest import read_manifest
     from asa_engine.selection import check_threads
-    from asa_engine.tuning import tune, write_tuned
+    from asa_engine.tuning.tune import tune, write_tuned
 
     threads = sorted({check_threads(n) for n in args.threads or default_counts()})
     bundle = Bundle.open(args.bundle)
     if args.output is not None and args.output.exists():
-        raise UsageError(f"{args.output} exists already", mend="choose another place")
+        raise UsageError(f"{args.output} exists already", hint="choose another place")
     utterances = read_manifest(args.data)
     step = -(-len(utterances) // args.limit)
     tuning = tune(
@@ -114,8 +116,9 @@ def run(args: argparse.Namespace) -> int:
 
 def default_counts() -> list[int]:
     """Return the thread counts to try, at most eight: windows are small."""
-    cores = len(os.sched_getaffinity(0))
-    return [count for count in (1, 2, 4, 8) if count <= cores]
+    from asa_engine.selection import usable_cores
+
+    return [count for count in (1, 2, 4, 8) if count <= usable_cores()]
 
 
 def _thread_counts(text: str) -> list[int]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asa_engine.backends import BACKENDS, backend_class
-from asa_engine.cli.options import add_command, add_json_option, positive_float, positive_int
+from asa_engine.cli.options import (
+    add_bundle_and_data,
+    add_command,
+    add_json_option,
+    positive_float,
+    positive_int,
+)
 from asa_engine.cli.progress import progress
 from asa_engine.errors import BackendError, BundleError
-from asa_engine.selection import AUTO, PRECISIONS
+from asa_engine.runtimes import RUNTIMES, runtime
+from asa_engine.selection import AUTO, PRECISIONS, default_threads
 
 if TYPE_CHECKING:
     from asa_engine.bundle import Bundle
@@ -35,24 +40,19 @@ def register(commands: Any) -> None:
     parser = add_command(
         commands, "verify", run, "Compare a bundle's scores with its checkpoint's.", DETAILS
     )
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", help="a bundle's folder, or 'default' for the shipped bundle"
-    )
+    add_bundle_and_data(parser)
     parser.add_argument(
         "--against",
         metavar="CHECKPOINT",
         help="the checkpoint (default: the one that the bundle holds)",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="JSON Lines")
     parser.add_argument(
-        "--backend", default=AUTO, choices=[AUTO, *BACKENDS], help="only this backend"
+        "--backend", default=AUTO, choices=[AUTO, *RUNTIMES], help="only this backend"
     )
     parser.add_argument(
         "--precision", default=AUTO, choices=[AUTO, *PRECISIONS], help="only this precision"
     )
-    parser.add_argument(
-        "--dev", action="store_true", help="only speakers whose number is divisible by 5"
-    )
+    parser.add_argument("--dev", action="store_true", help="only speakers that training holds out")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N lines")
     parser.add_argument(
         "--budget", type=positive_float, metavar="X", help="largest RMS, on a scale of width 6"
@@ -63,12 +63,15 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the comparison of every variant; fail if one is over its budget."""
     from asa_engine.bundle import Bundle
+    from asa_engine.engine import open_bundle
+    from asa_engine.graders import grader_entry
     from asa_export.parity import REFERENCE, Scorer, compare
     from asa_export.speech import manifest_recordings
 
-    bundle = Bundle.open(args.bundle)
+    bundle = open_bundle(args.bundle, args.backend, args.precision)
     against = bundle if args.against is None else Bundle.open(args.against)
-    speech = manifest_recordings(args.data, dev=args.dev, limit=args.limit)
+    front = grader_entry(bundle.grader).config(bundle.config).front
+    speech = manifest_recordings(args.data, dev=args.dev, limit=args.limit).heard(front)
     variants = [
         (backend, precision)
         for backend, precision in bundle.variants()
@@ -79,23 +82,24 @@ def run(args: argparse.Namespace) -> int:
     if not variants:
         raise BundleError(
             f"{bundle.name} holds nothing for {args.backend} at {args.precision}",
-            mend=f"it holds {', '.join('/'.join(variant) for variant in bundle.variants())}",
+            hint=f"it holds {', '.join('/'.join(variant) for variant in bundle.variants())}",
         )
     if args.backend == AUTO:
         variants = _usable(bundle, variants)
-    found = compare(
+    parities = compare(
         Scorer(against, *REFERENCE),
         [Scorer(bundle, *variant) for variant in variants],
         progress(speech.judging),
         speech.description,
         rms_budget=args.budget,
+        workers=default_threads(),
     )
     if args.json:
         # The error, where there is one, follows as a line of its own.
-        print(json.dumps({parity.variant: parity.to_dict() for parity in found}))
+        print(json.dumps({parity.variant: parity.to_dict() for parity in parities}))
     else:
-        print("\n".join(parity.table() for parity in found))
-    for parity in found:
+        print("\n".join(parity.table() for parity in parities))
+    for parity in parities:
         parity.check()
     return 0
 
@@ -104,15 +108,15 @@ def _usable(bundle: Bundle, variants: list[tuple[str, str]]) -> list[tuple[str, 
     """Leave out, and name, what cannot run here: a GPU's variants are verified where one is."""
     usable, skipped = [], {}
     for backend, precision in variants:
-        found = backend_class(backend).availability()
-        if found.usable:
+        state = runtime(backend).availability()
+        if state.usable:
             usable.append((backend, precision))
         else:
-            skipped[f"{backend}/{precision}"] = found.reason
-            print(f"verify: {backend}/{precision} left out: {found.reason}", file=sys.stderr)
+            skipped[f"{backend}/{precision}"] = state.reason
+            print(f"verify: {backend}/{precision} left out: {state.reason}", file=sys.stderr)
     if not usable:
         raise BackendError(
             f"no variant of {bundle.name} can run here",
-            mend="; ".join(dict.fromkeys(skipped.values())),
+            hint="; ".join(dict.fromkeys(skipped.values())),
         )
     return usable

@@ -12,11 +12,11 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from asa_engine.corpora.found import Found
+from asa_engine.corpora.contents import CorpusContents
 from asa_engine.errors import ManifestError, UsageError
 from asa_engine.files import atomic_write
 
-__all__ = ["LAYOUTS", "Found", "read_corpus", "write_manifests"]
+__all__ = ["LAYOUTS", "CorpusContents", "read_corpus", "write_manifests"]
 
 LAYOUTS: Mapping[str, str] = {
     "speechocean762": "asa_engine.corpora.speechocean762:read",
@@ -26,7 +26,7 @@ LAYOUTS: Mapping[str, str] = {
 }
 
 
-def read_corpus(layout: str, folder: Path, split: str = "") -> Found:
+def read_corpus(layout: str, folder: Path, split: str = "") -> CorpusContents:
     """Read a corpus.
 
     Args:
@@ -39,26 +39,26 @@ def read_corpus(layout: str, folder: Path, split: str = "") -> Found:
         ManifestError: Its files are not laid out as the layout says, or hold no scored recording.
     """
     if layout not in LAYOUTS:
-        raise UsageError(f"there is no layout {layout!r}", mend=f"one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"there is no layout {layout!r}", hint=f"one of {', '.join(LAYOUTS)}")
     if not folder.exists():
-        raise UsageError(f"there is no {folder}", mend="check the path")
+        raise UsageError(f"there is no {folder}", hint="check the path")
     module, name = LAYOUTS[layout].split(":")
-    read: Callable[[Path, str], Found] = getattr(importlib.import_module(module), name)
-    found = read(folder, split)
-    if not found.recordings:
+    read: Callable[[Path, str], CorpusContents] = getattr(importlib.import_module(module), name)
+    corpus = read(folder, split)
+    if not corpus.recordings:
         raise ManifestError(
             f"{folder} holds no scored recording of the layout {layout}"
             + (f" in the split {split}" if split else ""),
-            mend="docs/corpora.md shows the layouts",
+            hint="docs/corpora.md shows the layouts",
         )
-    return found
+    return corpus
 
 
-def write_manifests(found: Found, manifest: Path, sessions: Path | None = None) -> None:
+def write_manifests(corpus: CorpusContents, manifest: Path, sessions: Path | None = None) -> None:
     """Write a manifest and, where asked for, sessions.
 
     Args:
-        found: From `read_corpus`.
+        corpus: From `read_corpus`.
         manifest: The JSON Lines file; recordings must lie beside or below it.
         sessions: The sessions' file, under the same rule.
 
@@ -66,21 +66,26 @@ def write_manifests(found: Found, manifest: Path, sessions: Path | None = None) 
         UsageError: A recording lies elsewhere, there are no sessions, or a file cannot be written.
     """
     lines = []
-    for recording in found.recordings:
+    for recording in corpus.recordings:
         audio = _relative(recording.audio, manifest)
         lines.append({"id": recording.id, "audio": audio, **recording.fields})
     atomic_write(manifest, _lines(lines))
     if sessions is None:
         return
-    if not found.sessions:
-        raise UsageError("this corpus has no sessions", mend="leave --sessions out")
+    if not corpus.sessions:
+        raise UsageError("this corpus has no sessions", hint="leave --sessions out")
     rows: list[dict[str, object]] = []
-    for session in found.sessions:
+    for session in corpus.sessions:
         parts = [
             {"part": part, "responses": [[_relative(audio, sessions)] for audio in responses]}
             for part, responses in session.parts.items()
         ]
-        rows.append({"session": session.name, "parts": parts, "scores": dict(session.scores)})
+        row: dict[str, object] = {
+            "session": session.name,
+            "parts": parts,
+            "scores": dict(session.scores),
+        }
+        rows.append({**row, "split": session.split} if session.split else row)
     atomic_write(sessions, _lines(rows))
 
 
@@ -93,6 +98,6 @@ def _relative(audio: Path, manifest: Path) -> str:
     if path.startswith(os.pardir):
         raise UsageError(
             f"{audio} lies outside the folder of {manifest}",
-            mend="write the manifest into the corpus's folder or above it",
+            hint="write the manifest into the corpus's folder or above it",
         )
     return Path(path).as_posix()

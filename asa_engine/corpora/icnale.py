@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from asa_engine.corpora.found import AUDIO_SUFFIXES, Found, FoundRecording, read_lines
+from asa_engine.corpora.contents import AUDIO_SUFFIXES, CorpusContents, CorpusRecording, read_lines
 
 __all__ = ["BANDS", "read"]
 
@@ -25,7 +25,7 @@ _NAME: Final = re.compile(
 )
 
 
-def read(folder: Path, split: str) -> Found:
+def read(folder: Path, split: str) -> CorpusContents:
     """Read recordings and their bands."""
     recordings, left_out, seen = [], [], set()
     for audio in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
@@ -48,6 +48,6 @@ def read(folder: Path, split: str) -> Found:
         }
         text = audio.with_suffix(".txt")
         if text.is_file():
-            fields["text"] = " ".join(line.strip() for _, line in read_lines(text))
-        recordings.append(FoundRecording(audio.stem, audio, fields))
-    return Found(recordings, left_out=left_out)
+            fields["transcript"] = " ".join(line.strip() for _, line in read_lines(text))
+        recordings.append(CorpusRecording(audio.stem, audio, fields))
+    return CorpusContents(recordings, left_out=left_out)

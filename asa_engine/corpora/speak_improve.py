@@ -16,9 +16,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
-from asa_engine.corpora.found import Found, FoundRecording, FoundSession, number, read_lines
+from asa_engine.corpora.contents import (
+    SPLITS,
+    CorpusContents,
+    CorpusRecording,
+    CorpusSession,
+    number,
+    read_lines,
+)
 from asa_engine.errors import ManifestError
 
 __all__ = ["read"]
@@ -28,13 +35,14 @@ _FILE: Final = re.compile(r"(?P<submission>[^/]{12})-P(?P<part>\d)\d+")
 _MARKS: Final = re.compile(r"(?:^|[^a-zA-Z0-9])(P[1345]|overall)(?=$|[^a-zA-Z0-9])", re.IGNORECASE)
 
 
-def read(folder: Path, split: str) -> Found:
+def read(folder: Path, split: str) -> CorpusContents:
     """Read recordings with their part's mark, and sessions."""
     marks = _read_marks(folder)
-    root = folder / "data" / "flac" / split
+    flac = folder / "data" / "flac"
+    sides: dict[str, str] = {}
     sessions: dict[str, dict[str, list[Path]]] = {}
     recordings, left_out = [], []
-    for audio in sorted(root.rglob("*.flac")):
+    for audio in sorted((flac / split).rglob("*.flac")):
         match = _FILE.fullmatch(audio.stem)
         if match is None:
             left_out.append(f"{audio.name}: the name is not a submission's")
@@ -45,13 +53,24 @@ def read(folder: Path, split: str) -> Found:
             left_out.append(f"{audio.name}: part {part} has no mark")
             continue
         sessions.setdefault(submission, {}).setdefault(part, []).append(audio)
-        fields = {"scores": {"part": scores[part]}, "speaker": submission, "part": part}
-        recordings.append(FoundRecording(audio.stem, audio, fields))
-    found = [
-        FoundSession(name, {part: parts[part] for part in PARTS if part in parts}, marks[name])
+        fields: dict[str, Any] = {
+            "scores": {"part": scores[part]},
+            "speaker": submission,
+            "part": part,
+        }
+        if (side := audio.relative_to(flac).parts[0]) in SPLITS:
+            fields["split"] = sides[submission] = side
+        recordings.append(CorpusRecording(audio.stem, audio, fields))
+    marked = [
+        CorpusSession(
+            name,
+            {part: parts[part] for part in PARTS if part in parts},
+            marks[name],
+            sides.get(name, ""),
+        )
         for name, parts in sessions.items()
     ]
-    return Found(recordings, found, left_out)
+    return CorpusContents(recordings, marked, left_out)
 
 
 def _read_marks(folder: Path) -> dict[str, dict[str, float]]:

@@ -2,9 +2,11 @@
 
 Known: `<split>/wav.scp` (id, path), `<split>/utt2spk`, `<split>/spk2age`, `<split>/spk2gender`,
 `resource/scores.json` (id -> `text`, `accuracy`, `completeness`, `fluency`, `prosodic`, `total`,
-`words` with `phones` and `phones-accuracy`); splits `train` and `test`; WAV files under `WAVE`.
+`words` with `phones` and `phones-accuracy`); `resource/scores-detail.json` (the same with every
+expert's own scores in lists); splits `train` and `test`; WAV files under `WAVE`.
 
 Assumed: paths in `wav.scp` are relative to the corpus's folder; without a split, both are read.
+A copy without `scores-detail.json` gives no `raters`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from asa_engine.corpora.found import Found, FoundRecording, number, read_lines
+from asa_engine.corpora.contents import CorpusContents, CorpusRecording, number, read_lines
 from asa_engine.errors import ManifestError
 
 __all__ = ["read"]
@@ -22,9 +24,11 @@ SCORES: Final = ("accuracy", "fluency", "prosodic", "total")
 _MAX_BYTES: Final = 256 * 2**20
 
 
-def read(folder: Path, split: str) -> Found:
+def read(folder: Path, split: str) -> CorpusContents:
     """Read recordings with the scores of utterances, words and phones."""
     scored = _read_scores(folder / "resource" / "scores.json")
+    details = folder / "resource" / "scores-detail.json"
+    detailed = _read_scores(details) if details.is_file() else {}
     recordings, left_out = [], []
     for name in [split] if split else ["train", "test"]:
         speakers = _table(folder / name / "utt2spk")
@@ -42,9 +46,11 @@ def read(folder: Path, split: str) -> Found:
             if speaker in ages:
                 fields["age"] = number(ages[speaker], where)
             fields |= {"gender": genders.get(speaker, ""), "text": str(entry.get("text", ""))}
+            if key in detailed:
+                fields["raters"] = _raters(detailed[key], f"{details}, {key}")
             fields |= {"split": name, "words": _words(entry, where)}
-            recordings.append(FoundRecording(key, audio, fields))
-    return Found(recordings, left_out=left_out)
+            recordings.append(CorpusRecording(key, audio, fields))
+    return CorpusContents(recordings, left_out=left_out)
 
 
 def _read_scores(path: Path) -> dict[str, dict[str, Any]]:
@@ -54,7 +60,7 @@ def _read_scores(path: Path) -> dict[str, dict[str, Any]]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as failure:
         raise ManifestError(
-            f"{path} cannot be read: {failure.strerror}", mend="give the corpus's top folder"
+            f"{path} cannot be read: {failure.strerror}", hint="give the corpus's top folder"
         ) from None
     except (ValueError, RecursionError):
         raise ManifestError(f"{path} is not valid JSON") from None
@@ -77,6 +83,17 @@ def _table(path: Path, *, needed: bool = True) -> dict[str, str]:
 
 def _scores(entry: dict[str, Any], names: tuple[str, ...], where: str) -> dict[str, float]:
     return {name: number(entry.get(name), f"{where}, {name}") for name in names}
+
+
+def _raters(entry: dict[str, Any], where: str) -> dict[str, list[float]]:
+    """Return each expert's own scores."""
+    raters = {}
+    for name in SCORES:
+        said = entry.get(name)
+        if not isinstance(said, list) or not said:
+            raise ManifestError(f"{where}: {name} is not a list of the experts' scores")
+        raters[name] = [number(score, f"{where}, {name}") for score in said]
+    return raters
 
 
 def _words(entry: dict[str, Any], where: str) -> list[dict[str, Any]]:

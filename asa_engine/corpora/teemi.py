@@ -6,7 +6,8 @@ to B2, which stand for 1.0, 1.5, ... 4.5; tasks such as A01, A02, B02, C01.
 Assumed: CSV files with a header that names an id, the recording, and at least one grade, by any of
 the names in `COLUMNS`; grades as CEFR names or as numbers; recordings by path, or by name with or
 without suffix in the table's folder, `audio`, `wav` or `wavs` beside it. The folder's `<split>.csv`
-is read, or all its CSV files; a CSV file may be named itself.
+is read, or all its CSV files; a CSV file may be named itself. A table named `train`, `dev` or
+`test` is that split.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import csv
 from pathlib import Path
 from typing import Any, Final
 
-from asa_engine.corpora.found import AUDIO_SUFFIXES, Found, FoundRecording, number, read_lines
+from asa_engine.corpora.contents import (
+    AUDIO_SUFFIXES,
+    SPLITS,
+    CorpusContents,
+    CorpusRecording,
+    number,
+    read_lines,
+)
 from asa_engine.errors import ManifestError
 
 __all__ = ["LEVELS", "read"]
@@ -26,7 +34,8 @@ COLUMNS: Final = {
     "audio": ("audio", "wav", "wav_path", "path", "file"),
     "speaker": ("speaker", "speaker_id", "spk_id", "spk"),
     "prompt": ("prompt", "question", "task"),
-    "text": ("text", "transcript", "trans", "trans_human", "asr"),
+    "transcript": ("transcript", "text", "trans", "trans_human", "asr"),
+    "split": ("split", "set"),
 }
 GRADES: Final = {
     "content": ("content", "relevance"),
@@ -38,20 +47,20 @@ _FOLDERS: Final = ("", "audio", "wav", "wavs")
 _MAX_FIELD: Final = 2**17
 
 
-def read(folder: Path, split: str) -> Found:
+def read(folder: Path, split: str) -> CorpusContents:
     """Read recordings and their grades."""
     if folder.is_file():
         tables = [folder]
     else:
         tables = [folder / f"{split}.csv"] if split else sorted(folder.glob("*.csv"))
-    found = Found([])
+    corpus = CorpusContents([])
     seen: set[str] = set()
     for table in tables:
-        _read_table(table, found, seen)
-    return found
+        _read_table(table, corpus, seen)
+    return corpus
 
 
-def _read_table(path: Path, found: Found, seen: set[str]) -> None:
+def _read_table(path: Path, corpus: CorpusContents, seen: set[str]) -> None:
     rows = csv.DictReader((line for _, line in read_lines(path)), strict=True)
     try:
         header = {name.strip().lower(): name for name in rows.fieldnames or () if name}
@@ -60,10 +69,10 @@ def _read_table(path: Path, found: Found, seen: set[str]) -> None:
         if columns["id"] is None or not any(grades.values()):
             raise ManifestError(
                 f"{path}: the header names no id or no grade",
-                mend=f"ids: {', '.join(COLUMNS['id'])}; grades: {', '.join(GRADES)}",
+                hint=f"ids: {', '.join(COLUMNS['id'])}; grades: {', '.join(GRADES)}",
             )
         for row in rows:
-            _read_row(path, f"{path}, line {rows.line_num}", row, columns, grades, found, seen)
+            _read_row(path, f"{path}, line {rows.line_num}", row, columns, grades, corpus, seen)
     except csv.Error as failure:
         raise ManifestError(f"{path}, line {rows.line_num}: not CSV: {failure}") from None
 
@@ -74,7 +83,7 @@ def _read_row(
     row: dict[str, str | None],
     columns: dict[str, str | None],
     grades: dict[str, str | None],
-    found: Found,
+    corpus: CorpusContents,
     seen: set[str],
 ) -> None:
     values = {ours: (row.get(name) or "").strip() for ours, name in columns.items() if name}
@@ -89,11 +98,13 @@ def _read_row(
     }
     audio = _recording(path.parent, values.pop("audio", "") or key)
     if audio is None or not scores:
-        found.left_out.append(f"{key}: no {'grade' if audio else 'recording'}")
+        corpus.left_out.append(f"{key}: no {'grade' if audio else 'recording'}")
         return
     fields: dict[str, Any] = {"scores": scores}
     fields |= {name: value[:_MAX_FIELD] for name, value in values.items() if value}
-    found.recordings.append(FoundRecording(key, audio, fields))
+    if path.stem in SPLITS:
+        fields.setdefault("split", path.stem)
+    corpus.recordings.append(CorpusRecording(key, audio, fields))
 
 
 def _column(header: dict[str, str], names: tuple[str, ...]) -> str | None:

@@ -40,9 +40,6 @@ NAMES = (
 
 HOP_SAMPLES = 160
 LOUD_PERCENTILE = 95.0
-PAUSE_S = 0.2
-"""Shorter gaps between words are not counted as pauses: stops and junctures last as long."""
-UNSURE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +142,11 @@ def word_features(track: Track, words: Sequence[TimedWord]) -> NDArray[np.float3
         row[count : 2 * count] = _statistics(track.energy[span])
         row[2 * count :] = word.end_s - word.start_s, word.probability
     return rows
+
+
+PAUSE_S = 0.2
+"""Shorter gaps between words are not counted as pauses: stops and junctures last as long."""
+UNSURE = 0.5
 
 
 def summarise(track: Track, words: Sequence[TimedWord]) -> dict[str, float]:

@@ -166,7 +166,7 @@ class SpacyAnalyser:
         if importlib.util.find_spec(SPACY_MODEL) is None:
             raise BackendError(
                 f"the spaCy pipeline {SPACY_MODEL} is not installed",
-                mend="pip install 'asa-engine[linguistic]'",
+                hint="pip install 'asa-engine[linguistic]'",
             )
         with _hidden(_UNDESIRED):
             model = importlib.import_module(SPACY_MODEL)
@@ -203,7 +203,7 @@ class StanzaAnalyser:
     def __init__(self) -> None:
         if importlib.util.find_spec("stanza") is None:
             raise BackendError(
-                "the package stanza is not installed", mend="pip install stanza, or use spacy"
+                "the package stanza is not installed", hint="pip install stanza, or use spacy"
             )
         stanza = importlib.import_module("stanza")
         try:
@@ -216,7 +216,7 @@ class StanzaAnalyser:
         except Exception as failure:  # its own types for a missing folder, file or processor
             raise BackendError(
                 f"Stanza's English models cannot be loaded: {failure}",
-                mend="run stanza.download('en') on a machine with a network, or use spacy",
+                hint="run stanza.download('en') on a machine with a network, or use spacy",
             ) from None
 
     def analyse(self, words: Sequence[str]) -> list[Token]:
@@ -230,7 +230,7 @@ class StanzaAnalyser:
                     owner += 1
                 if owner < len(spans):
                     pieces[owner] += token.words
-        return [_token(found, _stanza_relation) for found in pieces]
+        return [_token(piece, _stanza_relation) for piece in pieces]
 
     def versions(self) -> dict[str, str]:
         """Return the packages that the tags depend on."""
@@ -248,7 +248,7 @@ def open_analyser(name: str) -> Analyser:
     """
     if name not in ANALYSERS:
         raise BackendError(
-            f"there is no analyser {name!r}", mend=f"choose from {', '.join(ANALYSERS)}"
+            f"there is no analyser {name!r}", hint=f"choose from {', '.join(ANALYSERS)}"
         )
     return ANALYSERS[name]()
 
@@ -307,7 +307,7 @@ def _hidden(names: Sequence[str]) -> Iterator[None]:
     which takes seconds and hundreds of megabytes.
     """
     added = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(added))  # type: ignore[arg-type]  # None: "not to be had"
+    sys.modules.update(dict.fromkeys(added))  # type: ignore[arg-type]  # None: "absent"
     try:
         yield
     finally:

@@ -37,7 +37,6 @@ class WindowedLogMel:
     def __init__(
         self, n_mels: int, window_samples: int, *, pad_to_window: bool, min_samples: int
     ) -> None:
-        self._window_samples = window_samples
         self._pad_to_window = pad_to_window
         self._min_samples = min_samples
         self._n_mels = n_mels

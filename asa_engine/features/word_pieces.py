@@ -74,7 +74,7 @@ class WordPieces:
             from tokenizers import Tokenizer
         except ImportError:
             raise BackendError(
-                "reading transcripts needs tokenizers", mend="pip install 'asa-engine[recogniser]'"
+                "reading transcripts needs tokenizers", hint="pip install 'asa-engine[recogniser]'"
             ) from None
         try:
             if path.stat().st_size > MAX_TOKENIZER_BYTES:

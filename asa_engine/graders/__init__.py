@@ -1,129 +1,106 @@
-"""The graders: one folder each, one line each in `GRADERS`.
+"""The graders: one folder each, and those that installed packages bring.
 
-Importing this package imports no grader; `grader_entry` imports the run-time side of one, which
-needs neither torch nor transformers.
+A grader is an entry point of the group `asa_engine.graders`: its name, and "module:ENTRY" of its
+`GraderEntry`. Ours are found the same way. Importing this package imports no grader;
+`grader_entry` imports the run-time side of one, which needs neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+import functools
+from importlib import metadata
+from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from asa_engine.assessment import Grade
-from asa_engine.bundle import Bundle
 from asa_engine.errors import BundleError
+from asa_engine.graders.entry import (
+    MIXED,
+    EmbeddingRun,
+    Explains,
+    GraderEntry,
+    MixedPrecision,
+    Placed,
+    Run,
+    SessionRun,
+    Stages,
+    load_attribute,
+)
 
-if TYPE_CHECKING:
-    from asa_engine.selection import Choice
+__all__ = [
+    "DEFAULT_GRADER",
+    "MIXED",
+    "EmbeddingRun",
+    "Explains",
+    "GraderEntry",
+    "MixedPrecision",
+    "Placed",
+    "Run",
+    "SessionRun",
+    "Stages",
+    "grader_entries",
+    "grader_entry",
+    "grader_names",
+    "load_attribute",
+]
 
-__all__ = ["GRADERS", "Explains", "GraderEntry", "Run", "SessionRun", "grader_entry"]
-
-GRADERS = {
-    "acoustic": "asa_engine.graders.acoustic.runtime:ENTRY",
-    "text": "asa_engine.graders.text.runtime:ENTRY",
-    "multi_aspect": "asa_engine.graders.multi_aspect.runtime:ENTRY",
-    "speech_llm": "asa_engine.graders.speech_llm.runtime:ENTRY",
-    "multi_granular": "asa_engine.graders.multi_granular.runtime:ENTRY",
-    "speech_llm_session": "asa_engine.graders.speech_llm.session_runtime:ENTRY",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class GraderEntry:
-    """What the engine needs to know of a grader.
-
-    Attributes:
-        name: Its key in `GRADERS`.
-        summary: One line for people.
-        exact_when: What is final when, in a stream; one line.
-        config: Builds the grader's frozen configuration from `config.json`; it has `aspects`.
-        open: Opens the grader's stages: (bundle, choice, threads) -> stages. These have
-            `versions()`, the libraries that the scores depend on.
-        run: Starts scoring one recording: (config, stages, clock, request) -> `Run`.
-        uses: Which texts of a `Request` the grader takes.
-        requires: Those of them without which it refuses to score.
-        score: Starts a run that stops once the aspects have their scores, where more follows: what
-            exports are compared by.
-        extra: Names of asa-engine's extras that it needs, for people; "" if none.
-        open_reference: Opens the PyTorch stages that exports are compared with, (bundle, threads)
-            -> stages, where these are not those of the torch backend: a grader that recognises
-            words is compared on the same words.
-        session: Starts scoring a whole session, for graders that hear all of it at once:
-            (config, stages, clock, mode=..., tolerance=...) -> `SessionRun`. Others score each
-            response, and parts and session are means.
-    """
-
-    name: str
-    summary: str
-    exact_when: str
-    config: Callable[[Mapping[str, Any]], Any]
-    open: Callable[[Bundle, Choice, int], Any]
-    run: Callable[..., Run]
-    uses: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
-    score: Callable[..., Run] | None = None
-    extra: str = ""
-    open_reference: Callable[[Bundle, int], Any] | None = None
-    session: Callable[..., SessionRun] | None = None
+GROUP: Final = "asa_engine.graders"
+DEFAULT_GRADER: Final = "acoustic"
+"""What a recipe trains that names none."""
 
 
-class Run(Protocol):
-    """One recording being scored."""
-
-    def push(self, samples: NDArray[np.float32]) -> None:
-        """Take float32 mono samples at 16 kHz; do the work that they make final."""
-
-    def provisional(self) -> Grade | None:
-        """Return the grade of what is final so far, or `None` before there is any."""
-
-    def finish(self) -> Grade | None:
-        """Return the final grade; `None` where the audio is too short to hold anything."""
+@functools.cache
+def _ours() -> dict[str, metadata.EntryPoint]:
+    """Those of this package: read from its own metadata, which takes no look at the others'."""
+    points = metadata.distribution("asa-engine").entry_points
+    return {point.name: point for point in points if point.group == GROUP}
 
 
-class SessionRun(Protocol):
-    """One session being scored; responses come one after another, part by part."""
-
-    mode: str
-
-    def begin(self, part: str) -> None:
-        """Begin the next response."""
-
-    def push(self, samples: NDArray[np.float32]) -> None:
-        """Take float32 mono samples at 16 kHz of the response."""
-
-    def end(self, *, keep: bool = True) -> bool:
-        """End the response, or forget it; return whether it counts."""
-
-    def provisional(self) -> Grade | None:
-        """Return the grade, were this all; `None` before anything was heard."""
-
-    def finish(self) -> Grade | None:
-        """Return the final grade; `None` where nothing was heard."""
+@functools.cache
+def _all() -> dict[str, metadata.EntryPoint]:
+    """Ours, then those of other packages; a name of ours is never replaced."""
+    others = {point.name: point for point in metadata.entry_points(group=GROUP)}
+    return _ours() | {name: others[name] for name in sorted(others.keys() - _ours().keys())}
 
 
-@runtime_checkable
-class Explains(Protocol):
-    """A run that hands out its rationale while it writes it."""
-
-    on_text: Callable[[str], None] | None
+def grader_names() -> tuple[str, ...]:
+    """Return the names of all graders, whether they can be imported or not."""
+    return tuple(_all())
 
 
-def grader_entry(name: str) -> GraderEntry:
+def grader_entry(name: str) -> GraderEntry[Any, Any]:
     """Return the entry of a grader.
 
     Raises:
-        BundleError: There is no such grader in this engine.
+        BundleError: There is no such grader in this engine, or its package cannot be imported.
     """
-    if name not in GRADERS:
+    point = _ours().get(name) or _all().get(name)
+    if point is None:
         raise BundleError(
             f"this engine has no grader {name!r}",
-            mend=f"it has {', '.join(GRADERS)}; a newer asa-engine may have more",
+            hint=f"it has {', '.join(grader_names())}; a newer asa-engine may have more",
         )
-    module, attribute = GRADERS[name].split(":")
-    entry: GraderEntry = getattr(importlib.import_module(module), attribute)
+    try:
+        entry = point.load()
+    except Exception as failure:  # whatever a stranger's module raises while it is imported
+        package = point.dist.name if point.dist is not None else point.value
+        raise BundleError(
+            f"the grader {name!r} of {package} cannot be imported: {failure}",
+            hint=f"repair or remove the package {package}",
+        ) from None
+    if not isinstance(entry, GraderEntry) or entry.name != name:
+        raise BundleError(
+            f"{point.value} is not the entry of a grader {name!r}",
+            hint="an entry point of asa_engine.graders names a GraderEntry of its own name",
+        )
     return entry
+
+
+def grader_entries() -> tuple[dict[str, GraderEntry[Any, Any]], dict[str, str]]:
+    """Return the graders that can be imported, and for each of the others why it cannot."""
+    entries: dict[str, GraderEntry[Any, Any]] = {}
+    broken: dict[str, str] = {}
+    for name in grader_names():
+        try:
+            entries[name] = grader_entry(name)
+        except BundleError as error:
+            broken[name] = str(error)
+    return entries, broken

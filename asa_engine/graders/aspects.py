@@ -36,9 +36,13 @@ class AspectConfig:
     sd: tuple[tuple[float, float], ...] = ()
     level_names: tuple[str, ...] = ()
 
+    def level_index(self, value: float) -> int:
+        """Return which level a score falls in, counted from 0, the lowest."""
+        return sum(value >= cut for cut in self.level_cuts)
+
     def level_of(self, value: float) -> str:
         """Return the level, such as `"8"` or `"B1"`, that a score falls in."""
-        index = sum(value >= cut for cut in self.level_cuts)
+        index = self.level_index(value)
         return self.level_names[index] if self.level_names else f"{self.scale_min + index:g}"
 
     def score(

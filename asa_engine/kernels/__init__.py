@@ -1,7 +1,8 @@
 """Typed functions over the compiled kernels.
 
-Each kernel is compiled once per instruction set (`generic`, `avx2`, `avx512`, `avx512_bf16`,
-`neon`); the best one this CPU has is used. The environment variable `ASA_CPU_ISA` forces one.
+Each kernel is compiled once per instruction set (`generic`, `avx2`, `avx_vnni`, `avx512`,
+`avx512_bf16`, `neon`); the best one this CPU has is used. The environment variable `ASA_CPU_ISA`
+forces one.
 `asa_engine.kernels.reference` holds the NumPy functions that the kernels must agree with.
 """
 
@@ -29,7 +30,7 @@ def isa() -> str:
         return _kernels.isa()
     except RuntimeError as error:
         raise BackendError(
-            f"ASA_CPU_ISA: {error}", mend="unset ASA_CPU_ISA or name one of these"
+            f"ASA_CPU_ISA: {error}", hint="unset ASA_CPU_ISA or name one of these"
         ) from None
 
 

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from asa_engine import _kernels
 from asa_engine.kernels import isa
 from asa_engine.kernels.laps import Lap, laps_of
+from asa_engine.nn.acoustic_tensors import encoder_tensors, layer_tensors
 from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["PRECISIONS", "Encoder", "Read", "dense_precision", "encoder_tensors", "pool"]
+__all__ = ["PRECISIONS", "Encoder", "Read", "dense_precision", "pool"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -20,45 +21,15 @@ Read = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 """Returns a tensor by Hugging Face's name, of the shape asked for, or raises."""
 
 _MAX_THREADS = 256
+_MOST_SETS = 64
 
 _STEM = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "embed_positions.weight")
 _CLOSING = ("layer_norm.weight", "layer_norm.bias")
 
 
 def dense_precision() -> str:
-    """Return the precision of all that int8 layers do not do in int8, on this CPU."""
+    """Return the precision, by name, of layers that a plan spares from int8, on this CPU."""
     return "bf16" if isa() == "avx512_bf16" else "fp32"
-
-
-def encoder_tensors(config: WhisperEncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor by Hugging Face's name, in the order they are read."""
-    width = config.d_model
-    stem = ((width, config.n_mels, 3), (width,), (width, width, 3), (width,))
-    shapes = dict(zip(_STEM, (*stem, (config.positions, width)), strict=True))
-    for layer in range(config.layers):
-        shapes |= {f"layers.{layer}.{name}": shape for name, shape in _layer_shapes(config).items()}
-    return {**shapes, **dict.fromkeys(_CLOSING, (width,))}
-
-
-def _layer_shapes(config: WhisperEncoderConfig) -> dict[str, tuple[int, ...]]:
-    width, inner = config.d_model, config.ffn
-    return {
-        "self_attn_layer_norm.weight": (width,),
-        "self_attn_layer_norm.bias": (width,),
-        "self_attn.q_proj.weight": (width, width),
-        "self_attn.q_proj.bias": (width,),
-        "self_attn.k_proj.weight": (width, width),
-        "self_attn.v_proj.weight": (width, width),
-        "self_attn.v_proj.bias": (width,),
-        "self_attn.out_proj.weight": (width, width),
-        "self_attn.out_proj.bias": (width,),
-        "final_layer_norm.weight": (width,),
-        "final_layer_norm.bias": (width,),
-        "fc1.weight": (inner, width),
-        "fc1.bias": (inner,),
-        "fc2.weight": (width, inner),
-        "fc2.bias": (width,),
-    }
 
 
 class Encoder:
@@ -70,7 +41,7 @@ class Encoder:
         precision: `fp32`; `bf16`: products of bfloat16, sums and everything between in float32;
             `int8`: the feed-forward layers but the first in 8 bits, one scale for every 128 inputs
             of a row, the rest as in bf16 where the CPU has it and in fp32 elsewhere. Or one for
-            each layer: an `int8` layer is such a one, the first too. The first layer's output
+            each layer; an `int8` layer, the first included, is as above. The first layer's output
             projection is in float32 unless that layer is named `int8`.
         threads: Threads one call may use, 1 to 256; they sleep when idle.
         packed: Returns what `packed` returned for the same weights, precision and instruction set,
@@ -115,7 +86,7 @@ class Encoder:
         shapes = encoder_tensors(config)
         self._encoder.set_stem([read(name, shapes[name]) for name in _STEM])
         for layer in range(config.layers):
-            names = [f"layers.{layer}.{name}" for name in _layer_shapes(config)]
+            names = [f"layers.{layer}.{name}" for name in layer_tensors(config)]
             self._encoder.set_layer(layer, [read(name, shapes[name]) for name in names])
         self._encoder.set_final_norm([read(name, shapes[name]) for name in _CLOSING])
 
@@ -124,7 +95,7 @@ class Encoder:
         return self._encoder.packed()
 
     def encode(
-        self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None = None
+        self, mels: Sequence[ArrayLike], layer_weights: ArrayLike | None = None
     ) -> list[NDArray[np.float32]]:
         """Encode log-mel windows of any lengths; each result is what the window gives alone.
 
@@ -134,10 +105,11 @@ class Encoder:
             mels: Each float32 [n_mels, T], T from 1 to twice `positions`.
             layer_weights: Weights of the embedded input and of each layer's output, the last one
                 after the closing LayerNorm, `layers + 1` in all; their weighted sum is returned.
+                Of several sets of them, [S, layers + 1], the sums are returned side by side.
                 `None` returns the last output.
 
         Returns:
-            Each float32 [ceil(T / 2), d_model], 50 frames a second.
+            Each float32 [ceil(T / 2), d_model], 50 frames a second; of S sets [.., S * d_model].
 
         Raises:
             ValueError: A wrong shape, dtype or number, NaN or infinity.
@@ -145,7 +117,7 @@ class Encoder:
         return self._run(mels, layer_weights, moments=False)[0]
 
     def encode_with_moments(
-        self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None = None
+        self, mels: Sequence[ArrayLike], layer_weights: ArrayLike | None = None
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Encode as `encode` does, and sum every layer's output over its frames.
 
@@ -171,12 +143,17 @@ class Encoder:
         return laps_of(self._encoder.take_laps())
 
     def _run(
-        self, mels: Sequence[ArrayLike], layer_weights: Sequence[float] | None, *, moments: bool
+        self, mels: Sequence[ArrayLike], layer_weights: ArrayLike | None, *, moments: bool
     ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
         count = self.config.layers + 1
-        weights = [0.0] * (count - 1) + [1.0] if layer_weights is None else list(layer_weights)
-        if len(weights) != count or not np.isfinite(weights).all():
-            raise ValueError(f"layer_weights must be {count} finite numbers")
+        weights = np.eye(count)[-1] if layer_weights is None else np.asarray(layer_weights, float)
+        if (
+            weights.ndim not in (1, 2)
+            or weights.shape[-1] != count
+            or not 1 <= weights.size <= count * _MOST_SETS
+            or not np.isfinite(weights).all()
+        ):
+            raise ValueError(f"layer_weights must be {count} finite numbers, or rows of them")
         arrays = []
         for mel in mels:
             array = np.asarray(mel)
@@ -185,7 +162,7 @@ class Encoder:
                     f"mel must be float32 [n_mels, T], not {array.dtype} {list(array.shape)}"
                 )
             arrays.append(np.ascontiguousarray(array))
-        return self._encoder.encode(arrays, weights, moments)
+        return self._encoder.encode(arrays, weights.ravel().tolist(), moments)
 
 
 def pool(

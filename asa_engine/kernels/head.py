@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine import _kernels
 from asa_engine.kernels import isa
+from asa_engine.nn.acoustic_tensors import HEAD_NAMES, REGRESSOR_NAMES
 
 __all__ = ["Head"]
-
-_NAMES: Final[tuple[str, ...]] = (
-    *("prior_norm.weight", "prior_norm.bias", "prior_fc1.weight", "prior_fc1.bias"),
-    *("prior_fc2.weight", "prior_fc2.bias", "prior_projector.weight", "prior_projector.bias"),
-    *("pool_norms.weight", "pool_norms.bias", "head_fc1.weight", "head_fc1.bias"),
-    *("head_fc2.weight", "head_fc2.bias", "score_mean", "score_std"),
-)
-_REGRESSOR = (
-    *("blend", "kernel_projection", "kernel_bias", "kernel_duration"),
-    *("kernel_centres", "kernel_weights", "kernel_mean"),
-)
 
 
 class Head:
@@ -59,10 +48,10 @@ class Head:
         if "kernel_centres" in weights:
             place, profile = weights["kernel_projection"].shape
             sizes += [profile // (2 * width), place, len(weights["kernel_centres"])]
-            names = _NAMES + _REGRESSOR
+            names = HEAD_NAMES + REGRESSOR_NAMES
         else:
             sizes += [0, 0, 0]
-            names = _NAMES
+            names = HEAD_NAMES
         self._head = _kernels.Head(
             sizes, [np.ascontiguousarray(weights[name], np.float32) for name in names]
         )

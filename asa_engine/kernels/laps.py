@@ -38,7 +38,7 @@ _STEPS: Final = (
     "mix of layers",
     "moments",
 )
-_PRECISIONS: Final = ("fp32", "bf16", "int8")
+_PRECISIONS: Final = ("fp32", "bf16", "int8", "int16")
 # Both buffers of a copy together: a first-level cache, a second-level cache, far beyond any cache.
 _COPIES: Final = {"L1": 8 << 10, "L2": 128 << 10, "memory": 128 << 20}
 
@@ -163,7 +163,7 @@ def measure_roofs(threads: int = 1, seconds: float = 0.1) -> Roofs:
 
     Args:
         threads: Threads to keep busy together.
-        seconds: For each figure; there are six.
+        seconds: For each figure; there are seven.
 
     Raises:
         ValueError: `seconds` is not in (0, 10].

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.nn.config import WhisperEncoderConfig
+from asa_engine.nn.config import WhisperDecoderConfig, WhisperEncoderConfig
 
-__all__ = ["attend", "encode", "gelu", "head", "layer_norm", "log_mel", "mel_filters", "pool"]
+__all__ = [
+    "attend",
+    "best_path",
+    "decode",
+    "encode",
+    "force",
+    "gelu",
+    "head",
+    "layer_norm",
+    "log_mel",
+    "mel_filters",
+    "pool",
+]
 
 Array = NDArray[np.float64]
 
@@ -126,6 +138,138 @@ def encode(
         outputs.append(x)
     outputs[-1] = layer_norm(x, *weights("layer_norm"))
     return outputs
+
+
+def softmax(x: Array) -> Array:
+    """Return the softmax of the last axis."""
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    result: Array = powers / powers.sum(-1, keepdims=True)
+    return result
+
+
+def decode(
+    config: WhisperDecoderConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    frames: NDArray[np.float32],
+    tokens: Sequence[int],
+) -> tuple[Array, Array]:
+    """Run Whisper's text decoder over N tokens (Radford et al. 2022, section 2.2).
+
+    Args:
+        config: The decoder's shape.
+        tensors: Its weights by CTranslate2's names.
+        frames: The encoder's, [T, d_model].
+        tokens: The first ones of the text.
+
+    Returns:
+        States after the closing LayerNorm, [N, d_model], whose products with the embeddings are
+        the logits; and the shares of frames that each head attended, [N, layers * heads, T].
+    """
+    w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+    def norm(x: Array, name: str) -> Array:
+        return layer_norm(x, w[f"{name}/gamma"], w[f"{name}/beta"])
+
+    def linear(x: Array, name: str) -> Array:
+        result: Array = x @ w[f"{name}/weight"].T + w[f"{name}/bias"]
+        return result
+
+    def context(q: Array, k: Array, v: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
+        q, k, v = (x.reshape(len(x), config.heads, -1).swapaxes(0, 1) for x in (q, k, v))
+        scores = np.where(seen, q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1]), -np.inf)
+        shares = softmax(scores)
+        return (shares @ v).swapaxes(0, 1).reshape(q.shape[1], -1), shares
+
+    count = len(tokens)
+    causal, everywhere = np.tril(np.ones((count, count), bool)), np.ones((count, len(frames)), bool)
+    x = w["embeddings/weight"][list(tokens)] + w["position_encodings/encodings"][:count]
+    attended = []
+    for layer in (f"layer_{i}" for i in range(config.layers)):
+        self_attention, attention, ffn = (f"{layer}/{n}" for n in _DECODER_PARTS)
+        qkv = linear(norm(x, f"{self_attention}/layer_norm"), f"{self_attention}/linear_0")
+        q, k, v = np.split(qkv, 3, 1)
+        x = x + linear(context(q, k, v, causal)[0], f"{self_attention}/linear_1")
+        q = linear(norm(x, f"{attention}/layer_norm"), f"{attention}/linear_0")
+        k, v = np.split(linear(frames.astype(np.float64), f"{attention}/linear_1"), 2, 1)
+        seen, shares = context(q, k, v, everywhere)
+        attended.append(shares)
+        x = x + linear(seen, f"{attention}/linear_2")
+        inner = gelu(linear(norm(x, f"{ffn}/layer_norm"), f"{ffn}/linear_0"))
+        x = x + linear(inner, f"{ffn}/linear_1")
+    return norm(x, "layer_norm"), np.concatenate(attended).swapaxes(0, 1)
+
+
+_DECODER_PARTS = ("self_attention", "attention", "ffn")
+
+
+def force(
+    config: WhisperDecoderConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    frames: NDArray[np.float32],
+    tokens: Sequence[int],
+    prompt: int,
+    heads: Sequence[int],
+) -> dict[str, Array]:
+    """Judge a text that is forced on the decoder; see `asa_engine.kernels.decoder.Forced`.
+
+    `log_p` beside it are all log-probabilities, [N, tokens].
+    """
+    states, attended = decode(config, tensors, frames, tokens[:-1])
+    states, attended = states[prompt - 1 :], attended[prompt - 1 :]
+    logits = states @ tensors["embeddings/weight"].astype(np.float64).T
+    rows, targets = np.arange(len(logits)), np.asarray(tokens[prompt:])
+    log_p = logits - logits.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    own = log_p[rows, targets]
+    others = log_p.copy()
+    others[rows, targets] = -np.inf
+    shares = np.where(attended > 0, attended, 1.0)
+    return {
+        "own": own,
+        "best": others.max(1),
+        "other": others.argmax(1),
+        "rank": (log_p > own[:, None]).sum(1),
+        "entropy": -(np.exp(log_p) * log_p).sum(1),
+        "attended": attended[:, list(heads)].mean(1) if heads else np.zeros_like(attended[:, 0]),
+        "attended_entropy": -(shares * np.log(shares)).sum(2).mean(1),
+        "attended_peak": attended.max(2).mean(1),
+        "states": states,
+        "log_p": log_p,
+    }
+
+
+def best_path(
+    log_probabilities: NDArray[np.float32],
+    emits: Sequence[int],
+    optional: Sequence[bool],
+    whole: bool = True,
+) -> tuple[NDArray[np.int64], float]:
+    """Find the likeliest path; see `asa_engine.kernels.viterbi.best_path`."""
+    emitted = log_probabilities[:, list(emits)].astype(np.float64)
+    count = emitted.shape[1]
+    skips = np.full(count, -np.inf)
+    skips[2:][np.asarray(optional, bool)[1:-1]] = 0.0
+    best = np.full(count, -np.inf)
+    best[:2] = emitted[0, :2]
+    steps = np.zeros(emitted.shape, np.int64)
+    ways = np.full((3, count), -np.inf)
+    for frame in range(1, len(emitted)):
+        ways[0] = best
+        ways[1, 1:] = best[:-1]
+        ways[2, 2:] = best[:-2] + skips[2:]
+        steps[frame] = ways.argmax(0)
+        best = ways.max(0) + emitted[frame]
+    state = count - 1 if best[-1] >= best[-2] else count - 2
+    if not whole:
+        state = int(best.argmax())
+    if best[state] == -np.inf:
+        return np.empty(0, np.int64), -math.inf
+    score = float(best[state])
+    path = np.empty(len(emitted), np.int64)
+    for frame in range(len(emitted) - 1, -1, -1):
+        path[frame] = state
+        state -= int(steps[frame, state])
+    return path, score
 
 
 def pool(frames: Array, weight: Array, bias: Array) -> Array:

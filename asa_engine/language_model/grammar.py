@@ -1,7 +1,7 @@
 """What a language model may write: forced tokens, choices, free text, in order.
 
 A walk through such a script is a state machine that knows nothing of models: it says which tokens
-may come next and is told which one did. Tokens that are the only possible ones are handed out at
+may come next and is told which one did. Tokens that are the only possible ones come at
 once, so that nobody asks a model for them.
 """
 

@@ -32,7 +32,7 @@ class TextTokens:
             from tokenizers import Tokenizer
         except ImportError:
             raise BackendError(
-                "this grader needs tokenizers", mend="pip install 'asa-engine[recogniser]'"
+                "this grader needs tokenizers", hint="pip install 'asa-engine[recogniser]'"
             ) from None
         factory: Any = Tokenizer
         try:
@@ -40,7 +40,7 @@ class TextTokens:
         except Exception as failure:  # tokenizers raises plain Exception
             raise CheckpointError(
                 f"the tokenizer cannot be read: {str(failure)[:200]}",
-                mend="export the bundle again",
+                hint="export the bundle again",
             ) from None
         self._tokenizer.encode_special_tokens = True
         self.description = description
@@ -59,7 +59,7 @@ class TextTokens:
             return cls(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(
-                f"{path} cannot be read: {error}", mend="export the bundle again"
+                f"{path} cannot be read: {error}", hint="export the bundle again"
             ) from None
 
     @property

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, Phi4MultimodalForCausalLM, Qwen2AudioForConditionalGeneration
-from transformers.utils.hub import cached_file
 
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
-from asa_engine.nn.config import AudioEncoderConfig
+from asa_engine.nn.config import WHISPER_ENCODER_NAMES, AudioEncoderConfig, renamed
 from asa_engine.nn.language_model import LanguageModel, load_language_model, read_pretrained
+from asa_engine.nn.speech_adapter import find_speech_adapter, merge_speech_adapter
+from asa_engine.nn.stored_layers import open_stored
 from asa_engine.nn.weights import load_whisper_encoder
 from asa_engine.nn.whisper import WhisperEncoder
 
@@ -38,11 +39,6 @@ __all__ = [
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 MEL_HZ_PER_FRAME = 2
-SPEECH_ADAPTER = "speech-lora/adapter_config.json"
-_NOT_THERE: dict[str, Any] = {
-    f"_raise_exceptions_for_{why}": False
-    for why in ("gated_repo", "missing_entries", "connection_errors")
-}
 LONGEST_CONFORMER = 500
 """Frames above which Hugging Face's conformer falls into pieces."""
 
@@ -91,6 +87,16 @@ class AudioEncoder(nn.Module):
         self.projector = projector
 
 
+# Field of the encoder's shape -> Hugging Face's name.
+_PHI4_NAMES = {
+    "n_mels": "input_size",
+    "d_model": "hidden_size",
+    "layers": "num_blocks",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+}
+
+
 class Qwen2Encoder(AudioEncoder):
     """Qwen2-Audio's encoder, run on a clip's valid frames alone.
 
@@ -106,12 +112,7 @@ class Qwen2Encoder(AudioEncoder):
         core: Any = model.model
         shape = core.audio_tower.config
         config = AudioEncoderConfig(
-            n_mels=shape.num_mel_bins,
-            d_model=shape.d_model,
-            layers=shape.encoder_layers,
-            heads=shape.encoder_attention_heads,
-            ffn=shape.encoder_ffn_dim,
-            positions=shape.max_source_positions,
+            **renamed(shape, WHISPER_ENCODER_NAMES),
             family="qwen2_audio",
             stack=2,
         )
@@ -128,7 +129,7 @@ class Qwen2Encoder(AudioEncoder):
         if frames > self.config.positions:
             raise CheckpointError(
                 f"a clip of {mel.shape[2]} mel frames is too long for this encoder",
-                mend="cut audio into chunks of at most 30 s",
+                hint="cut audio into chunks of at most 30 s",
             )
         # Frame t of the second convolution sees mel frames up to 2 t + 2.
         x = F.gelu(tower.conv1(mel.to(tower.conv1.weight.dtype)))[..., : 2 * frames]
@@ -166,18 +167,14 @@ class Phi4Encoder(AudioEncoder):
             ("conv_glu_type", "swish"),
             ("nemo_activation", "relu"),
         ):
-            if (found := getattr(shape, name)) != wanted:
+            if (value := getattr(shape, name)) != wanted:
                 raise CheckpointError(
-                    f"audio_config.{name} of this Phi-4 is {found}",
-                    mend=f"only {wanted} is known; give the published model's folder",
+                    f"audio_config.{name} of this Phi-4 is {value}",
+                    hint=f"only {wanted} is known; give the published model's folder",
                 )
         stack = shape.time_reduction // MEL_HZ_PER_FRAME
         config = AudioEncoderConfig(
-            n_mels=shape.input_size,
-            d_model=shape.hidden_size,
-            layers=shape.num_blocks,
-            heads=shape.num_attention_heads,
-            ffn=shape.intermediate_size,
+            **renamed(shape, _PHI4_NAMES),
             positions=LONGEST_CONFORMER * stack,
             family="phi4_multimodal",
             stack=stack,
@@ -285,14 +282,22 @@ def audio_family(source: str | Path) -> str | None:
 
 
 def load_audio_language_model(
-    kind: str, source: str | Path, dtype: torch.dtype = torch.float32
+    kind: str,
+    source: str | Path,
+    dtype: torch.dtype | None = torch.float32,
+    *,
+    stored: bool = False,
 ) -> Qwen2Audio | Phi4Multimodal:
     """Read a model from a folder, or from the hub by name, its weights frozen.
+
+    What Phi-4 keeps beside them to hear with is merged into them (`speech_adapter`).
 
     Args:
         kind: `qwen2_audio` or `phi4_multimodal`.
         source: Folder or name.
-        dtype: What it computes in.
+        dtype: What it computes in; `None` for the type that its weights are stored in.
+        stored: Leave its matrices in the folder (`asa_engine.nn.stored_layers`); it computes in
+            float32.
 
     Raises:
         CheckpointError: There is no such kind, or nothing readable is there.
@@ -300,24 +305,31 @@ def load_audio_language_model(
     if kind not in _ADAPTERS:
         raise CheckpointError(
             f"there is no audio language model of kind {kind!r}",
-            mend=f"choose from {', '.join(_ADAPTERS)}",
+            hint=f"choose from {', '.join(_ADAPTERS)}",
         )
     factory, adapter = _ADAPTERS[kind]
-    if cached_file(str(source), SPEECH_ADAPTER, **_NOT_THERE):
-        raise CheckpointError(
-            f"{source} keeps what makes it hear in an adapter of its own, {SPEECH_ADAPTER}",
-            mend="merge the adapter into the weights (peft: merge_and_unload) and save the folder",
-        )
-    model = read_pretrained(factory, source, dtype=dtype, attn_implementation="sdpa")
-    found: Qwen2Audio | Phi4Multimodal = adapter(model.eval().requires_grad_(False))
-    decoder: Any = found.language_model.decoder
-    if hasattr(decoder, "embed_tokens_extend"):  # Phi-4's eyes, and its ears a second time
+    if stored:
+        model = open_stored(factory, Path(source))
+    else:
+        model = read_pretrained(factory, source, dtype=dtype or "auto", attn_implementation="sdpa")
+        if beside := find_speech_adapter(source):
+            merge_speech_adapter(model, source, beside)
+    adapted: Qwen2Audio | Phi4Multimodal = adapter(model.eval().requires_grad_(False))
+    decoder: Any = adapted.language_model.decoder
+    if hasattr(
+        decoder, "embed_tokens_extend"
+    ):  # Phi-4's vision model, and its audio encoder a second time
         del decoder.embed_tokens_extend
-    return found
+    return adapted
 
 
 def load_backbones(
-    encoder: str | Path, language_model: str | Path, positions: int | None = None
+    encoder: str | Path,
+    language_model: str | Path,
+    positions: int | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    *,
+    stored: bool = False,
 ) -> tuple[WhisperEncoder | AudioEncoder, LanguageModel]:
     """Read an encoder and a language model; each may be a part of an audio language model.
 
@@ -327,16 +339,24 @@ def load_backbones(
         encoder: Folder of a Whisper, or folder or hub name of an audio language model.
         language_model: Folder or hub name of a causal or audio language model.
         positions: Rows of a Whisper's positional table to keep.
+        dtype: What the language model computes in, and an encoder of its own is stored in; `None`
+            for the type of its weights. Encoders compute in float32.
+        stored: Leave matrices of the language model, and of what comes with it, in their folder.
 
     Raises:
         CheckpointError: One cannot be read.
     """
-    hearing, speaking = audio_family(encoder), audio_family(language_model)
-    ears = load_audio_language_model(hearing, encoder) if hearing else None
-    if ears is not None and str(encoder) == str(language_model):
-        return ears.encoder, ears.language_model
-    if speaking:
-        model: LanguageModel = load_audio_language_model(speaking, language_model).language_model
+    encoder_family, model_family = audio_family(encoder), audio_family(language_model)
+    whole = None
+    if encoder_family:
+        whole = load_audio_language_model(encoder_family, encoder, dtype, stored=stored)
+        whole.encoder.float()
+    if whole is not None and str(encoder) == str(language_model):
+        return whole.encoder, whole.language_model
+    if model_family:
+        model: LanguageModel = load_audio_language_model(
+            model_family, language_model, dtype, stored=stored
+        ).language_model
     else:
-        model = load_language_model(language_model)
-    return (ears.encoder if ears else load_whisper_encoder(encoder, positions)), model
+        model = load_language_model(language_model, dtype, stored=stored)
+    return (whole.encoder if whole else load_whisper_encoder(encoder, positions)), model

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
 from asa_engine.errors import CheckpointError
-from asa_engine.nn.config import BertShape
+from asa_engine.nn.config import BertShape, renamed
 
 __all__ = ["LAYER_NORM_EPSILON", "bert_config", "load_bert", "quiet", "shape_of"]
 
@@ -35,7 +35,7 @@ def load_bert(source: str | Path) -> BertModel:
     except Exception as failure:  # transformers raises whatever its many readers raise
         raise CheckpointError(
             f"{source} cannot be read as a BERT: {failure}",
-            mend="pass a folder or hub name of a BertModel",
+            hint="pass a folder or hub name of a BertModel",
         ) from None
     if model.config.model_type != "bert" or model.config.hidden_act != "gelu":
         raise CheckpointError(
@@ -60,29 +60,27 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+# Field of the shape -> Hugging Face's name.
+_NAMES = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "segments": "type_vocab_size",
+}
+
+
 def shape_of(config: BertConfig) -> BertShape:
     """Return the shape that a Hugging Face configuration states."""
-    return BertShape(
-        vocabulary=config.vocab_size,
-        width=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        ffn=config.intermediate_size,
-        positions=config.max_position_embeddings,
-        segments=config.type_vocab_size,
-    )
+    return BertShape(**renamed(config, _NAMES))
 
 
 def bert_config(shape: BertShape) -> BertConfig:
     """Return Hugging Face's configuration of a shape."""
     return BertConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.ffn,
-        max_position_embeddings=shape.positions,
-        type_vocab_size=shape.segments,
+        **{theirs: getattr(shape, ours) for ours, theirs in _NAMES.items()},
         layer_norm_eps=LAYER_NORM_EPSILON,
         attn_implementation="eager",  # type: ignore[call-arg]  # taken by the base class
     )

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
+    "WHISPER_ENCODER_NAMES",
+    "WHISPER_POSITIONS",
     "AudioEncoderConfig",
     "BertShape",
     "LanguageModelConfig",
     "WhisperDecoderConfig",
     "WhisperEncoderConfig",
+    "renamed",
 ]
+
+WHISPER_POSITIONS = 1500
+"""Encoder frames of a full 30 s window."""
+WHISPER_ENCODER_NAMES = {
+    "n_mels": "num_mel_bins",
+    "d_model": "d_model",
+    "layers": "encoder_layers",
+    "heads": "encoder_attention_heads",
+    "ffn": "encoder_ffn_dim",
+    "positions": "max_source_positions",
+}
+"""Field of an encoder's shape -> Hugging Face's name in the configuration of a Whisper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +48,7 @@ class WhisperEncoderConfig:
     layers: int = 4
     heads: int = 6
     ffn: int = 1536
-    positions: int = 1500
+    positions: int = WHISPER_POSITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +97,8 @@ class LanguageModelConfig:
         heads: Attention heads of the queries.
         key_value_heads: Attention heads of keys and values.
         ffn: Inner width of the feed-forward blocks.
-        positions: Longest sequence.
+        positions: Longest sequence within which one way of computing holds.
+        long_positions: Longest sequence with LongRoPE's second regime; 0 where there is none.
     """
 
     family: str = "llama"
@@ -91,6 +109,12 @@ class LanguageModelConfig:
     key_value_heads: int = 3
     ffn: int = 1536
     positions: int = 8192
+    long_positions: int = 0
+
+    @property
+    def most_positions(self) -> int:
+        """Longest sequence, read as a whole: its length tells the regime."""
+        return max(self.positions, self.long_positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +138,8 @@ class BertShape:
     ffn: int = 1536
     positions: int = 512
     segments: int = 2
+
+
+def renamed(source: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return field -> what `source` holds under another library's name."""
+    return {ours: getattr(source, theirs) for ours, theirs in names.items()}

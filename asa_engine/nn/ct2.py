@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from asa_engine.errors import CheckpointError
+from asa_engine.nn.config import WhisperDecoderConfig
 
-__all__ = ["read_ct2_decoder", "read_ct2_encoder", "read_ct2_variables"]
+__all__ = [
+    "LAYER_NAMES",
+    "ct2_decoder_config",
+    "read_ct2_decoder",
+    "read_ct2_encoder",
+    "read_ct2_variables",
+]
 
 SUPPORTED_FORMAT_VERSION = 6
 MAX_FILE_BYTES = 8 << 30
@@ -27,7 +35,7 @@ _DTYPES: dict[int, np.dtype] = {
 
 
 # Hugging Face name -> CTranslate2 name, within one layer. Attention's q, k, v are fused there.
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "self_attn_layer_norm.weight": "self_attention/layer_norm/gamma",
     "self_attn_layer_norm.bias": "self_attention/layer_norm/beta",
     "self_attn.out_proj.weight": "self_attention/linear_1/weight",
@@ -59,7 +67,7 @@ class _Cursor:
         if not 0 < size <= MAX_FILE_BYTES:
             raise CheckpointError(
                 f"{path} holds {size} bytes, which no CTranslate2 model does",
-                mend="fetch the model again",
+                hint="fetch the model again",
             )
         self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
         self.at = 0
@@ -68,7 +76,7 @@ class _Cursor:
         if count > self.bytes.size - self.at:
             raise CheckpointError(
                 f"{self.path} ends early: {count} bytes wanted at offset {self.at}",
-                mend="the file is cut off or is not a CTranslate2 model; fetch it again",
+                hint="the file is cut off or is not a CTranslate2 model; fetch it again",
             )
         self.at += count
         return self.bytes[self.at - count : self.at]
@@ -83,7 +91,7 @@ class _Cursor:
         except UnicodeDecodeError:
             raise CheckpointError(
                 f"{self.path} holds a name that is not UTF-8 at offset {self.at}",
-                mend="the file is damaged or is not a CTranslate2 model; fetch it again",
+                hint="the file is damaged or is not a CTranslate2 model; fetch it again",
             ) from None
 
 
@@ -109,14 +117,14 @@ def read_ct2_variables(
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no CTranslate2 model at {path}", mend="check the path")
+        raise CheckpointError(f"there is no CTranslate2 model at {path}", hint="check the path")
     cursor = _Cursor(path)
     version = cursor.number("I")
     if version != SUPPORTED_FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has CTranslate2 format version {version}, "
             f"only {SUPPORTED_FORMAT_VERSION} is read",
-            mend="convert the model with CTranslate2 3 or 4",
+            hint="convert the model with CTranslate2 3 or 4",
         )
     spec = cursor.string()
     cursor.number("I")
@@ -127,7 +135,7 @@ def read_ct2_variables(
         if rank > MAX_RANK:
             raise CheckpointError(
                 f"{path}: {name!r} claims {rank} dimensions",
-                mend="the file is damaged; fetch it again",
+                hint="the file is damaged; fetch it again",
             )
         shape = tuple(cursor.number("I") for _ in range(rank))
         type_id = cursor.number("B")
@@ -138,12 +146,12 @@ def read_ct2_variables(
         if dtype is None:
             raise CheckpointError(
                 f"{path}: {name!r} has type id {type_id}, which is not read",
-                mend="convert the model with float16 or float32 weights",
+                hint="convert the model with float16 or float32 weights",
             )
         if raw.size != dtype.itemsize * int(np.prod(shape, dtype=object)):
             raise CheckpointError(
                 f"{path}: {name!r} has {raw.size} bytes, its shape is {shape}",
-                mend="the file is damaged; fetch it again",
+                hint="the file is damaged; fetch it again",
             )
         variables[name] = raw.view(dtype).reshape(shape)
     return spec, variables
@@ -163,17 +171,17 @@ def read_ct2_encoder(path: str | Path) -> tuple[dict[str, npt.NDArray[np.float32
     """
     spec, variables = read_ct2_variables(path, prefix="encoder/")
     if spec != "WhisperSpec":
-        raise CheckpointError(f"{path} is a {spec}, not Whisper", mend="give a Whisper model")
+        raise CheckpointError(f"{path} is a {spec}, not Whisper", hint="give a Whisper model")
     tensors: dict[str, npt.NDArray[np.float32]] = {}
 
     def take(name: str) -> npt.NDArray[np.float32]:
         try:
             variable = variables["encoder/" + name]
         except KeyError:
-            raise CheckpointError(f"{path} lacks encoder/{name}", mend="fetch it again") from None
+            raise CheckpointError(f"{path} lacks encoder/{name}", hint="fetch it again") from None
         if variable.ndim and variable.dtype.kind != "f":
             raise CheckpointError(
-                f"{path}: encoder/{name} is quantised", mend="keep the encoder in fp16 or fp32"
+                f"{path}: encoder/{name} is quantised", hint="keep the encoder in fp16 or fp32"
             )
         return variable.astype(np.float32)
 
@@ -182,7 +190,7 @@ def read_ct2_encoder(path: str | Path) -> tuple[dict[str, npt.NDArray[np.float32
     layer = 0
     while f"encoder/layer_{layer}/ffn/linear_0/weight" in variables:
         source, target = f"layer_{layer}/", f"layers.{layer}."
-        for ours, theirs in _LAYER_NAMES.items():
+        for ours, theirs in LAYER_NAMES.items():
             tensors[target + ours] = take(source + theirs)
         weights = np.split(take(source + "self_attention/linear_0/weight"), 3)
         biases = np.split(take(source + "self_attention/linear_0/bias"), 3)
@@ -209,8 +217,28 @@ def read_ct2_decoder(path: str | Path) -> tuple[dict[str, npt.NDArray[np.generic
     """
     spec, variables = read_ct2_variables(path, prefix="decoder/")
     if spec != "WhisperSpec" or "decoder/num_heads" not in variables:
-        raise CheckpointError(f"{path} is a {spec}, not Whisper", mend="give a Whisper model")
+        raise CheckpointError(f"{path} is a {spec}, not Whisper", hint="give a Whisper model")
     tensors = {name.removeprefix("decoder/"): value for name, value in variables.items()}
     if any(name.endswith("weight") and value.dtype.kind != "f" for name, value in tensors.items()):
-        raise CheckpointError(f"{path}: the decoder is quantised", mend="keep it in fp16 or fp32")
+        raise CheckpointError(f"{path}: the decoder is quantised", hint="keep it in fp16 or fp32")
     return tensors, int(tensors["num_heads"])
+
+
+def ct2_decoder_config(
+    tensors: Mapping[str, npt.NDArray[np.generic]], heads: int
+) -> WhisperDecoderConfig:
+    """Return the shape of a text decoder that `read_ct2_decoder` returned.
+
+    Raises:
+        KeyError: A tensor is missing.
+        ValueError: The embeddings are no matrix.
+    """
+    tokens, width = tensors["embeddings/weight"].shape
+    return WhisperDecoderConfig(
+        d_model=width,
+        layers=sum(name.endswith("ffn/linear_0/weight") for name in tensors),
+        heads=heads,
+        ffn=len(tensors["layer_0/ffn/linear_0/bias"]),
+        tokens=tokens,
+        positions=len(tensors["position_encodings/encodings"]),
+    )

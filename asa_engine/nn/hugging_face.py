@@ -13,10 +13,11 @@ from torch import Tensor
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.nn.bert import quiet
-from asa_engine.nn.ct2 import read_ct2_variables
+from asa_engine.nn.config import WhisperDecoderConfig
+from asa_engine.nn.ct2 import LAYER_NAMES, read_ct2_variables
 from asa_engine.nn.weights import load_whisper_encoder
 
-__all__ = ["build_whisper", "transcribe_frames", "transcribe_tokens"]
+__all__ = ["build_decoder", "build_whisper", "transcribe_frames", "transcribe_tokens"]
 
 _MULTILINGUAL_VOCABULARY = 51865
 # Tokens from the end of the text on: 107 marks and 1,501 times, in both alphabets.
@@ -24,22 +25,13 @@ _BEHIND_TEXT = 1608
 
 # Hugging Face name -> CTranslate2 name within one decoder layer; what is fused there follows below.
 _LAYER_NAMES = {
-    "self_attn_layer_norm.weight": "self_attention/layer_norm/gamma",
-    "self_attn_layer_norm.bias": "self_attention/layer_norm/beta",
-    "self_attn.out_proj.weight": "self_attention/linear_1/weight",
-    "self_attn.out_proj.bias": "self_attention/linear_1/bias",
+    **LAYER_NAMES,
     "encoder_attn_layer_norm.weight": "attention/layer_norm/gamma",
     "encoder_attn_layer_norm.bias": "attention/layer_norm/beta",
     "encoder_attn.q_proj.weight": "attention/linear_0/weight",
     "encoder_attn.q_proj.bias": "attention/linear_0/bias",
     "encoder_attn.out_proj.weight": "attention/linear_2/weight",
     "encoder_attn.out_proj.bias": "attention/linear_2/bias",
-    "final_layer_norm.weight": "ffn/layer_norm/gamma",
-    "final_layer_norm.bias": "ffn/layer_norm/beta",
-    "fc1.weight": "ffn/linear_0/weight",
-    "fc1.bias": "ffn/linear_0/bias",
-    "fc2.weight": "ffn/linear_1/weight",
-    "fc2.bias": "ffn/linear_1/bias",
 }
 _FUSED = {
     "self_attn": ("self_attention/linear_0", "qkv"),
@@ -68,7 +60,7 @@ def build_whisper(folder: Path) -> Any:
     encoder = load_whisper_encoder(folder)
     spec, variables = read_ct2_variables(folder / "model.bin", prefix="decoder/")
     if spec != "WhisperSpec":
-        raise CheckpointError(f"{folder} holds a {spec}, not Whisper", mend="give a Whisper model")
+        raise CheckpointError(f"{folder} holds a {spec}, not Whisper", hint="give a Whisper model")
     decoder, heads = _decoder_state(folder, variables)
     vocabulary, width = decoder["embed_tokens.weight"].shape
     end = vocabulary - _BEHIND_TEXT
@@ -114,6 +106,41 @@ def build_whisper(folder: Path) -> Any:
     model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
     model.eval()  # type: ignore[no-untyped-call]
     return model
+
+
+def build_decoder(
+    shape: WhisperDecoderConfig, variables: dict[str, NDArray[np.generic]], where: Path
+) -> Any:
+    """Build Hugging Face's Whisper decoder alone, fp32, whose heads' attention can be read.
+
+    Args:
+        shape: Its shape.
+        variables: Its tensors by CTranslate2's names, with `decoder/` before them.
+        where: What they were read from, for messages.
+
+    Raises:
+        CheckpointError: A tensor is missing.
+        ImportError: transformers is missing.
+    """
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperDecoder
+
+    heads = np.array(shape.heads)
+    state, _ = _decoder_state(where, {**variables, "decoder/num_heads": heads})
+    config = WhisperConfig(
+        vocab_size=shape.tokens,
+        d_model=shape.d_model,
+        decoder_layers=shape.layers,
+        decoder_attention_heads=shape.heads,
+        decoder_ffn_dim=shape.ffn,
+        max_target_positions=shape.positions,
+        pad_token_id=shape.tokens - _BEHIND_TEXT,
+    )
+    config._attn_implementation = "eager"  # the others do not tell what heads attend
+    decoder = WhisperDecoder(config)
+    decoder.load_state_dict(state)
+    decoder.eval()  # type: ignore[no-untyped-call]
+    return decoder
 
 
 def transcribe_tokens(model: Any, mel: NDArray[np.float32], max_new_tokens: int = 224) -> list[int]:
@@ -167,7 +194,7 @@ def _decoder_state(
         try:
             return variables["decoder/" + name].astype(np.float32)
         except KeyError:
-            raise CheckpointError(f"{folder} lacks decoder/{name}", mend="fetch it again") from None
+            raise CheckpointError(f"{folder} lacks decoder/{name}", hint="fetch it again") from None
 
     for ours, theirs in _DECODER_NAMES.items():
         state[ours] = torch.from_numpy(take(theirs))

@@ -7,29 +7,45 @@ a token cannot touch it. A prefix that all items share is run once and its keys 
 from __future__ import annotations
 
 import copy
+import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
+from asa_engine.backbones.stored import INDEX_NAME, read_stored
 from asa_engine.errors import CheckpointError
-from asa_engine.nn.config import LanguageModelConfig
+from asa_engine.nn.config import LanguageModelConfig, renamed
+from asa_engine.nn.kept import kept
+from asa_engine.nn.speech_adapter import find_speech_adapter, merge_speech_adapter
+from asa_engine.nn.stored_layers import StoredEmbedding, StoredLinear, open_stored
 
 __all__ = [
     "FAMILIES",
     "LanguageModel",
     "PrefixCache",
+    "cache_argument",
     "load_language_model",
     "load_tokenizer",
     "read_pretrained",
     "shape_of",
+    "sharing",
 ]
 
+WITH_ADAPTERS = ("phi4_multimodal",)
 # Decoders of these families have the same parts: embed_tokens, layers, rotary_emb, norm.
 FAMILIES = ("llama", "qwen2", "phi3", "phi4_multimodal")
+_SAMPLED_ROWS = 4096
+_TURNING = threading.Lock()
+"""LongRoPE keeps the frequencies of the length at hand in a buffer that threads would share."""
 
 
 class PrefixCache:
@@ -74,11 +90,12 @@ class LanguageModel(nn.Module):
         if family not in FAMILIES:
             raise CheckpointError(
                 f"the language model is of family {family!r}",
-                mend=f"choose one of {', '.join(FAMILIES)}",
+                hint=f"choose one of {', '.join(FAMILIES)}",
             )
         self.config = shape_of(core.config)
         self.decoder = core
         self.output = hugging_face.get_output_embeddings()
+        self._cache_argument = cache_argument(core.layers[0])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,6 +107,26 @@ class LanguageModel(nn.Module):
         """Return the embeddings [..., W] of token ids."""
         rows: Tensor = self.decoder.embed_tokens(ids)
         return rows
+
+    def output_rows(self, ids: Tensor) -> Tensor:
+        """Return rows [n, W] of the vocabulary projection."""
+        if isinstance(self.output, StoredLinear):
+            return self.output.rows(ids)
+        rows: Tensor = self.output.weight[ids]
+        return rows
+
+    def embedding_rms(self) -> float:
+        """Return the root mean square of the embeddings; of some thousand rows, if they are large.
+
+        It is the size that a projector's tokens begin with.
+        """
+        table = self.decoder.embed_tokens
+        if isinstance(table, StoredEmbedding):
+            step = max(1, table.num_embeddings // _SAMPLED_ROWS)
+            rows = table(torch.arange(0, table.num_embeddings, step))
+        else:
+            rows = table.weight.float()
+        return float(rows.square().mean().sqrt())
 
     def run_prefix(self, hidden: Tensor, first: int, last: int) -> tuple[Tensor, PrefixCache]:
         """Run a prefix [P, W] through layers `first` to `last` - 1.
@@ -108,7 +145,11 @@ class LanguageModel(nn.Module):
         prefix: PrefixCache | None = None,
         start: int = 0,
     ) -> Tensor:
-        """Run [B, T, W] through layers `first` to `last` - 1, after a prefix of `start` tokens."""
+        """Run [B, T, W] through layers `first` to `last` - 1, after a prefix of `start` tokens.
+
+        `start` + T decides for all of them, as in Hugging Face's class, which regime of LongRoPE
+        holds; a prefix that was run alone is of the first.
+        """
         return self._run(hidden, first, last, prefix, start)
 
     def close(self, hidden: Tensor) -> Tensor:
@@ -121,7 +162,8 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         length = hidden.shape[1]
         positions = torch.arange(start, start + length, device=hidden.device)[None]
-        rotary = self.decoder.rotary_emb(hidden, positions)
+        with _TURNING:
+            rotary = self.decoder.rotary_emb(hidden, positions)
         mask = None
         if start:
             mask = torch.ones(length, start + length, dtype=torch.bool, device=hidden.device)
@@ -131,37 +173,86 @@ class LanguageModel(nn.Module):
                 hidden,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=cache is not None,
                 position_embeddings=rotary,
+                **{self._cache_argument: cache},
             )
             hidden = out[0] if isinstance(out, tuple) else out
         return hidden
 
 
-def load_language_model(source: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
+def cache_argument(module: nn.Module) -> str:
+    """Return the name under which a decoder or its layer takes keys and values.
+
+    transformers 5.23 and older say `past_key_values`, newer ones `cache`.
+    """
+    names = inspect.signature(module.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def sharing(model: LanguageModel) -> LanguageModel:
+    """Return a model of its own on the same weights: adapters may be added to it, at their cost."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def load_language_model(
+    source: str | Path, dtype: torch.dtype | None = torch.float32, *, stored: bool = False
+) -> LanguageModel:
     """Read a causal language model from a folder, or from the hub by name, its weights frozen.
 
-    A folder that holds a GGUF file is read from that, its weights dequantised.
+    A folder that holds a GGUF file is read from that, its weights dequantised. Inside
+    `asa_engine.nn.kept.keep_loaded` all models of one source share their weights, which nobody
+    may then change in place.
+
+    Args:
+        source: Folder or name.
+        dtype: What it computes in; `None` for the type that its weights are stored in.
+        stored: Leave its matrices in the folder (`asa_engine.nn.stored_layers`).
 
     Raises:
         CheckpointError: It is not there, cannot be read, or is of a family that is not known.
     """
+    if stored:
+        return LanguageModel(open_stored(AutoModelForCausalLM, Path(source)))
+    model = kept((str(source), dtype), partial(_read_language_model, source, dtype))
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    return LanguageModel(copy.deepcopy(model, shared))
+
+
+def _read_language_model(source: str | Path, dtype: torch.dtype | None) -> nn.Module:
+    if dtype is None and any(Path(source).glob("*.gguf")):
+        dtype = torch.float32  # what its weights become
     # The GGUF reader leaves a note of the quantisation behind, which no longer holds.
-    model = read_pretrained(AutoModelForCausalLM, source, dtype=dtype, attn_implementation="sdpa")
-    config = copy.deepcopy(model.config)
+    model: nn.Module = read_pretrained(
+        AutoModelForCausalLM, source, dtype=dtype or "auto", attn_implementation="sdpa"
+    )
+    config: Any = copy.deepcopy(model.config)
+    if config.model_type in WITH_ADAPTERS and (beside := find_speech_adapter(source)):
+        merge_speech_adapter(model, source, beside)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
         factory: Any = AutoModelForCausalLM
-        fresh = factory.from_config(config, attn_implementation="sdpa", dtype=dtype)
+        fresh = factory.from_config(config, attn_implementation="sdpa", dtype=model.dtype)
         fresh.load_state_dict(model.state_dict())
         model = fresh
-    return LanguageModel(model.eval().requires_grad_(False))
+    return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(source: str | Path) -> Any:
     """Read the tokenizer of a language model, like `load_language_model`."""
     return read_pretrained(AutoTokenizer, source)
+
+
+# Field of the shape -> Hugging Face's name.
+_NAMES = {
+    "family": "model_type",
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads",
+    "ffn": "intermediate_size",
+}
 
 
 def shape_of(config: Any) -> LanguageModelConfig:
@@ -171,21 +262,15 @@ def shape_of(config: Any) -> LanguageModelConfig:
     of every position once a sequence passes the original length, and sliding windows cut off what
     is further back.
     """
-    positions = [config.max_position_embeddings]
-    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
-        positions.append(config.original_max_position_embeddings)
+    whole = config.max_position_embeddings
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        positions.append(config.sliding_window)
-    return LanguageModelConfig(
-        family=config.model_type,
-        vocabulary=config.vocab_size,
-        width=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        key_value_heads=config.num_key_value_heads,
-        ffn=config.intermediate_size,
-        positions=min(positions),
-    )
+        whole = min(whole, config.sliding_window)
+    shape = LanguageModelConfig(**renamed(config, _NAMES), positions=whole)
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        first = config.original_max_position_embeddings
+        if first < whole:
+            return replace(shape, positions=first, long_positions=whole)
+    return shape
 
 
 def read_pretrained(factory: Any, source: str | Path, **options: Any) -> Any:
@@ -194,21 +279,41 @@ def read_pretrained(factory: Any, source: str | Path, **options: Any) -> Any:
     Raises:
         CheckpointError: It fails, for whatever reason.
     """
-    files = sorted(Path(source).glob("*.gguf")) if Path(source).is_dir() else []
+    folder = Path(source)
+    files = sorted(folder.glob("*.gguf")) if folder.is_dir() else []
     if files:
         options["gguf_file"] = files[0].name
+    elif (folder / INDEX_NAME).is_file():
+        read_stored(folder)
+    options["trust_remote_code"] = False  # left open, transformers asks at the terminal
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return factory.from_pretrained(str(source), **options)
+        with _without_gguf_bar():
+            return factory.from_pretrained(str(source), **options)
     except Exception as failure:  # transformers raises whatever its many readers raise
         raise CheckpointError(
             f"{source} cannot be read as a language model: {str(failure).splitlines()[0][:200]}",
-            mend="give the folder or hub name of a causal language model; "
+            hint="give the folder or hub name of a causal language model; "
             "GGUF files need pip install 'asa-engine[llm]'",
         ) from None
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _without_gguf_bar() -> Iterator[None]:
+    """Silence the bar of transformers' GGUF reader, which heeds no setting of transformers."""
+    reader: Any = modeling_gguf_pytorch_utils
+    bar = getattr(reader, "tqdm", None)
+    if bar is None:  # a release that draws none there
+        yield
+        return
+    reader.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LoraLinear", "add_lora", "lora_parameters", "merge_lora"]
+__all__ = ["LoraLinear", "add_lora", "lora_counts", "lora_parameters", "merge_lora"]
 
 
 class LoraLinear(nn.Module):
@@ -52,7 +53,7 @@ class LoraLinear(nn.Module):
 
 def add_lora(
     layers: Sequence[nn.Module], targets: Sequence[str], rank: int, alpha: float
-) -> list[str]:
+) -> dict[str, int]:
     """Wrap the named linear layers inside each of `layers`, in place.
 
     Args:
@@ -62,12 +63,12 @@ def add_lora(
         alpha: Scale of each, times r.
 
     Returns:
-        Which of the targets were found in the layers.
+        Target -> how many layers of that name have an adapter now.
 
     Raises:
-        ValueError: A layer holds none of them.
+        ValueError: A layer holds none of them, or one of them is in no layer; nothing is changed.
     """
-    found: set[str] = set()
+    found = []
     for layer in layers:
         sites = [
             (parent, name)
@@ -78,10 +79,23 @@ def add_lora(
         ]
         if not sites:
             raise ValueError(f"a layer has none of {', '.join(targets)}")
-        for parent, name in sites:
-            setattr(parent, name, LoraLinear(getattr(parent, name), rank, alpha))
-            found.add(name)
-    return sorted(found)
+        found += sites
+    counts = {target: sum(name == target for _, name in found) for target in targets}
+    if missed := [target for target, count in counts.items() if not count]:
+        raise ValueError(f"no layer has {', '.join(missed)}")
+    for parent, name in found:
+        setattr(parent, name, LoraLinear(getattr(parent, name), rank, alpha))
+    return counts
+
+
+def lora_counts(module: nn.Module) -> dict[str, int]:
+    """Return name of a linear layer -> how many of that name below a module have an adapter."""
+    names = (
+        name.rpartition(".")[2]
+        for name, child in module.named_modules()
+        if isinstance(child, LoraLinear)
+    )
+    return dict(Counter(names))
 
 
 def lora_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -26,7 +26,7 @@ def load_wav2vec2(source: str | Path) -> Wav2Vec2Model:
     except Exception as failure:  # transformers raises whatever its many readers raise
         raise CheckpointError(
             f"{source} cannot be read as a wav2vec2: {failure}",
-            mend="pass a folder or hub name of a Wav2Vec2Model",
+            hint="pass a folder or hub name of a Wav2Vec2Model",
         ) from None
     if model.config.model_type != "wav2vec2":
         raise CheckpointError(f"{source} is a {model.config.model_type}, not a wav2vec2")

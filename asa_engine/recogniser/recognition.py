@@ -27,7 +27,7 @@ class Transcript:
     Attributes:
         text: The words, joined.
         words: Each with its time in the recording, in seconds, and its probability.
-        reasons: Members of `REASONS` that speak against them.
+        reasons: Members of `REASONS`: why to doubt them.
     """
 
     text: str

@@ -19,7 +19,7 @@ from asa_engine.kernels import log_mel
 from asa_engine.kernels.decoder import PRECISIONS, Decoder
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.nn.config import WhisperDecoderConfig, WhisperEncoderConfig
-from asa_engine.nn.ct2 import read_ct2_decoder, read_ct2_encoder
+from asa_engine.nn.ct2 import ct2_decoder_config, read_ct2_decoder, read_ct2_encoder
 from asa_engine.recogniser.alignment import align
 from asa_engine.recogniser.guards import Doubts
 from asa_engine.recogniser.vocabulary import Vocabulary
@@ -29,16 +29,6 @@ __all__ = ["PRECISIONS", "Heard", "Whisper", "pad_window", "token_limit"]
 SAMPLE_RATE_HZ: Final = 16_000
 FRAMES_PER_S: Final = 50
 SAMPLES_PER_FRAME: Final = SAMPLE_RATE_HZ // FRAMES_PER_S
-
-# Silence behind the speech, and what a window is filled up to. Whisper was trained on windows of
-# 30 s; a short one without much silence behind the speech makes it fall into loops.
-TAIL_S: Final = 1.0
-MIN_WINDOW_S: Final = 10.0
-
-# Learners say at most four words a second, a word is seldom more than two tokens.
-TOKENS_PER_S: Final = 10.0
-MIN_NEW_TOKENS: Final = 16
-MAX_NEW_TOKENS: Final = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +70,17 @@ class Settings:
             CheckpointError: A value is missing or names a token or head that there is not.
         """
         path = folder / "config.json"
-        found = read_json(path, CheckpointError)
+        fields = read_json(path, CheckpointError)
 
         def numbers(name: str, below: int) -> tuple[int, ...]:
-            values = found.get(name, [])
+            values = fields.get(name, [])
             if not isinstance(values, list) or not all(
                 type(value) is int and 0 <= value < below for value in values
             ):
                 raise CheckpointError(f"{path}: {name} is no list of numbers below {below}")
             return tuple(values)
 
-        heads = found.get("alignment_heads")
+        heads = fields.get("alignment_heads")
         if not isinstance(heads, list) or not heads or not all(map(_is_pair, heads)):
             raise CheckpointError(f"{path}: alignment_heads is no list of layers and heads")
         if any(
@@ -147,7 +137,7 @@ class Whisper:
         if precision not in PRECISIONS:
             raise BackendError(
                 f"the recogniser runs at {', '.join(PRECISIONS)}, not {precision}",
-                mend="name another precision",
+                hint="name another precision",
             )
         vocabulary = Vocabulary.read(folder)
         path = folder / "model.bin"
@@ -155,7 +145,7 @@ class Whisper:
         decoder = _decoder(path, precision)
         if vocabulary.no_speech + 1 >= decoder.config.tokens:
             raise CheckpointError(
-                f"{folder}: vocabulary and model.bin are not of one model", mend="fetch it again"
+                f"{folder}: vocabulary and model.bin are not of one model", hint="fetch it again"
             )
         settings = Settings.read(folder, decoder.config)
         return cls(encoder, decoder, vocabulary, settings)
@@ -235,6 +225,12 @@ class Whisper:
         return tuple(words)
 
 
+# Silence behind the speech, and what a window is filled up to. Whisper was trained on windows of
+# 30 s; a short one without much silence behind the speech makes it fall into loops.
+TAIL_S: Final = 1.0
+MIN_WINDOW_S: Final = 10.0
+
+
 def pad_window(samples: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     """Return a window with silence behind it, whole frames, at most so many samples."""
     length = max(len(samples) + TAIL_S * SAMPLE_RATE_HZ, MIN_WINDOW_S * SAMPLE_RATE_HZ)
@@ -242,6 +238,12 @@ def pad_window(samples: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     padded = np.zeros(min(whole, most), np.float32)
     padded[: len(samples)] = samples
     return padded
+
+
+# Learners say at most four words a second, a word is seldom more than two tokens.
+TOKENS_PER_S: Final = 10.0
+MIN_NEW_TOKENS: Final = 16
+MAX_NEW_TOKENS: Final = 224
 
 
 def token_limit(duration_s: float) -> int:
@@ -272,7 +274,7 @@ def _encoder(path: Path, precision: str, threads: int) -> Encoder:
             positions=len(tensors["embed_positions.weight"]),
         )
     except (KeyError, ValueError):
-        raise CheckpointError(f"{path} holds no whole encoder", mend="fetch it again") from None
+        raise CheckpointError(f"{path} holds no whole encoder", hint="fetch it again") from None
     read = _Reader(path, tensors)
     return Encoder(config, read, precision=precision, threads=threads)
 
@@ -280,18 +282,10 @@ def _encoder(path: Path, precision: str, threads: int) -> Encoder:
 def _decoder(path: Path, precision: str) -> Decoder:
     tensors, heads = read_ct2_decoder(path)
     try:
-        tokens, width = tensors["embeddings/weight"].shape
-        config = WhisperDecoderConfig(
-            d_model=width,
-            layers=sum(name.endswith("ffn/linear_0/weight") for name in tensors),
-            heads=heads,
-            ffn=len(tensors["layer_0/ffn/linear_0/bias"]),
-            tokens=tokens,
-            positions=len(tensors["position_encodings/encodings"]),
-        )
+        config = ct2_decoder_config(tensors, heads)
         return Decoder(config, _Reader(path, tensors), precision=precision)
     except (KeyError, ValueError):
-        raise CheckpointError(f"{path} holds no whole decoder", mend="fetch it again") from None
+        raise CheckpointError(f"{path} holds no whole decoder", hint="fetch it again") from None
 
 
 class _Reader:
@@ -305,6 +299,6 @@ class _Reader:
         if tensor is None or tensor.shape != shape or not np.isfinite(tensor).all():
             raise CheckpointError(
                 f"{self._path}: {name} is not {list(shape)} finite numbers",
-                mend="fetch or export the model again",
+                hint="fetch or export the model again",
             )
         return np.ascontiguousarray(tensor, dtype=np.float32)

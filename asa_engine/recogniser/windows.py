@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, SpeechDetector
+from asa_engine.audio.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, SpeechDetector
 
 __all__ = ["MAX_WINDOW_SAMPLES", "SpeechWindow", "SpeechWindows"]
 

@@ -15,47 +15,33 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from asa_engine.assessment import Assessment
+from asa_engine.assessment import Assessment, Score
 from asa_engine.audio import AudioChunk, AudioReader, open_audio
+from asa_engine.audio.containers.kinds import HEAD_BYTES, named_by_head
 from asa_engine.engine import Engine
 from asa_engine.errors import AsaError, AudioError
 from asa_engine.profiling import Span, recording
 from asa_engine.request import Request
+from asa_engine.server.messages import Message, Piece, Provisional
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.refusal import BadRequest, InternalError, TooLarge
+from asa_engine.server.traces import RequestTrace
 from asa_engine.stream import Stream
 
-__all__ = ["Job", "Message", "Provisional", "StreamJob", "UploadJob"]
+__all__ = ["Job", "StreamJob", "UploadJob"]
 
 TURN_S: Final = 0.5
+LEAST_S: Final = 0.02  # live audio gets a turn once it is so much, or has waited for so long
 WAITING_S: Final = 2.0
 MAX_UNTAKEN: Final = 16
 _NO_TEXTS: Final = Request()
 
 _log = logging.getLogger("asa_engine.server")
-
-
-@dataclass(frozen=True, slots=True)
-class Provisional:
-    """Scores of the windows closed so far.
-
-    Attributes:
-        scores: Score name -> JSON values of the score.
-        windows: How many windows they stand on.
-    """
-
-    scores: dict[str, dict[str, Any]]
-    windows: int
-
-
-Message: TypeAlias = Provisional | Assessment | AsaError | None
-"""What a job says; an Assessment, an error or `None` (the client is gone) is the last thing."""
 
 
 class Job(ABC):
@@ -69,12 +55,14 @@ class Job(ABC):
     Attributes:
         kind: What the metrics call it.
         outcome: "finished", "failed", or "dropped" while it is neither.
+        trace: Told how long everything took; `None` where nobody asks.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, metrics: Metrics, max_s: float, request: Request = _NO_TEXTS) -> None:
         self.outcome = "dropped"
+        self.trace: RequestTrace | None = None
         self._metrics = metrics
         self._max_s = max_s
         self._request = request
@@ -88,6 +76,7 @@ class Job(ABC):
         self._stream: Stream | None = None
         self._windows = 0
         self._ended_s = 0.0
+        self._queued_s = 0.0
 
     # On the event loop.
 
@@ -117,12 +106,15 @@ class Job(ABC):
             if self._queued or self._queue is None:
                 return
             self._queued = True
+            self._queued_s = time.perf_counter()
         self._queue(self)
 
     # On the worker's thread.
 
     def turn(self, engine: Engine) -> bool:
         """Do a little of the work; return whether there is more to do at once."""
+        if self.trace is not None:
+            self.trace.waited(self._queued_s)
         try:
             if not self._over:
                 self._step(engine)
@@ -133,7 +125,10 @@ class Job(ABC):
             self._end(InternalError())
         if self._over:
             self._release()
+        if self.trace is not None:
+            self.trace.turn_over()
         with self._lock:
+            self._queued_s = time.perf_counter()
             self._queued = not self._over and self._has_work()
             return self._queued
 
@@ -160,14 +155,21 @@ class Job(ABC):
         return self._stream
 
     def _take_span(self, span: Span) -> None:
+        if self.trace is not None:
+            self.trace.stage(span)
         # A grader of speech frames encodes a window at a time; one of words says how many it heard.
         for _ in range(span.args.get("windows", int(span.stage == "encoder"))):
             self._windows += 1
             self._metrics.window()
 
-    def _score(self, stream: Stream) -> None:
-        """Finish the stream; the time to score counts the wait for turns as well."""
-        result = stream.finish()
+    def _score(self, stream: Stream, on_text: Callable[[str], None] | None = None) -> None:
+        """Finish the stream."""
+        self._conclude(stream.finish(on_text))
+
+    def _conclude(self, result: Assessment) -> None:
+        """Say the last thing; the time to score counts the wait for turns as well."""
+        if self.trace is not None:
+            self.trace.scored(self._ended_s)
         waited_ms = 1e3 * (time.perf_counter() - self._ended_s)
         timing = dataclasses.replace(
             result.timing, time_to_score_ms=max(waited_ms, result.timing.time_to_score_ms)
@@ -196,7 +198,11 @@ class StreamJob(Job):
         max_s: Longest audio taken.
         request: Texts that came with it.
         sample_rate_hz: Rate of the samples.
-        dtype: "<i2" or "<f4"; mono.
+        dtype: "<i2" or "<f4".
+        channels: Interleaved channels.
+
+    Attributes:
+        turn_bytes: Bytes of a turn's audio.
     """
 
     kind = "stream"
@@ -209,47 +215,75 @@ class StreamJob(Job):
         *,
         sample_rate_hz: int,
         dtype: str,
+        channels: int = 1,
     ) -> None:
         super().__init__(metrics, max_s, request)
         self._sample_rate_hz = sample_rate_hz
         self._dtype = np.dtype(dtype)
-        self._bytes_per_s = sample_rate_hz * self._dtype.itemsize
-        self._turn_bytes = int(TURN_S * sample_rate_hz) * self._dtype.itemsize
+        self._channels = channels
+        self._frame_bytes = channels * self._dtype.itemsize
+        self._bytes_per_s = sample_rate_hz * self._frame_bytes
+        self.turn_bytes = int(TURN_S * sample_rate_hz) * self._frame_bytes
+        self._least_bytes = max(1, int(LEAST_S * sample_rate_hz)) * self._frame_bytes
         self._pcm = bytearray()
+        self._head = b""
         self._received_bytes = 0
         self._said_windows = 0
         self._finishing = False
+        self._is_timed = False
+        self._is_due = False
 
     async def feed(self, pcm: bytes) -> None:
         """Take the next bytes, cut anywhere; wait while too much is waiting already.
 
         Raises:
+            AudioError: It begins as a file does.
             BadRequest: The stream is finished.
             TooLarge: It is longer than is taken.
         """
         if self._finishing:
-            raise BadRequest("audio came after finish", mend="open another stream")
+            raise BadRequest("audio came after finish", hint="open another stream")
+        if len(self._head) < HEAD_BYTES:
+            self._head += pcm[:HEAD_BYTES]
+            _check_head(self._head)
         self._received_bytes += len(pcm)
         if self._received_bytes > self._max_s * self._bytes_per_s:
             raise TooLarge(
-                f"the stream is longer than {self._max_s:g} s", mend="finish it and open another"
+                f"the stream is longer than {self._max_s:g} s", hint="finish it and open another"
             )
         with self._lock:
             self._pcm += pcm
-        self._wake()
+        if len(self._pcm) >= self._least_bytes:
+            self._wake()
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(LEAST_S, self._come_due)
         while not self._over and self._is_behind():
             self._moved.clear()
             await self._moved.wait()
 
-    def finish(self) -> None:
+    def _come_due(self) -> None:
+        self._is_timed = False
+        self._is_due = True
+        if not self._over:
+            self._wake()
+
+    def seconds(self, pcm: bytes) -> float:
+        """Return how long a piece of the stream lasts."""
+        return len(pcm) / self._bytes_per_s
+
+    def finish(self, arrived_s: float | None = None) -> None:
         """End the speech; the Assessment comes as the last message.
+
+        Args:
+            arrived_s: When the client's word came, on `time.perf_counter`; by default now.
 
         Raises:
             BadRequest: It is finished already.
         """
         if self._finishing:
-            raise BadRequest("the stream is finished already", mend="send finish once")
-        self._ended_s = time.perf_counter()
+            raise BadRequest("the stream is finished already", hint="send finish once")
+        self._ended_s = time.perf_counter() if arrived_s is None else arrived_s
         self._finishing = True
         self._wake()
 
@@ -262,31 +296,57 @@ class StreamJob(Job):
         return self.waiting_s > WAITING_S or self._outbox.qsize() > MAX_UNTAKEN
 
     def _has_work(self) -> bool:
-        return len(self._pcm) >= self._dtype.itemsize or self._finishing
+        least = self._frame_bytes if self._is_due else self._least_bytes
+        return len(self._pcm) >= least or self._finishing
 
     def _step(self, engine: Engine) -> None:
         with self._lock:
             # Read before the bytes: a finish that comes meanwhile gets a turn of its own.
             finishing = self._finishing
-            whole = len(self._pcm) - len(self._pcm) % self._dtype.itemsize
-            taken = min(whole, self._turn_bytes)
-            pcm = bytes(self._pcm[:taken])
-            del self._pcm[:taken]
+            pcm = self._cut(self.turn_bytes)
             left = len(self._pcm)
         stream = self._stream or self._open(engine, self._sample_rate_hz)
-        stream.feed(np.frombuffer(pcm, dtype=self._dtype))
+        stream.feed(self._samples(pcm))
         self._call(self._moved.set)
-        if finishing and left < self._dtype.itemsize:
-            if left:
-                raise AudioError(
-                    f"the stream ends inside a sample of {self._dtype.itemsize} bytes",
-                    mend="check that format is what is sent",
-                )
-            self._score(stream)
+        if finishing and left < self._frame_bytes:
+            self._check_whole(left)
+            self._score(stream, lambda text: self._say(Piece(text)))
         elif self._windows > self._said_windows and (scores := stream.provisional) is not None:
-            self._said_windows = self._windows
-            told = {name: score.to_dict() for name, score in scores.items()}
-            self._say(Provisional(told, self._windows))
+            self._say_scores(scores, [word.to_dict() for word in stream.provisional_words])
+
+    def _cut(self, most_bytes: int) -> bytes:
+        """Take whole samples off what waits; called under the lock."""
+        self._is_due = False
+        taken = min(len(self._pcm), most_bytes)
+        taken -= taken % self._frame_bytes
+        pcm = bytes(self._pcm[:taken])
+        del self._pcm[:taken]
+        return pcm
+
+    def _samples(self, pcm: bytes) -> AudioChunk:
+        samples = np.frombuffer(pcm, dtype=self._dtype)
+        return samples.reshape(-1, self._channels) if self._channels > 1 else samples
+
+    def _check_whole(self, left_bytes: int) -> None:
+        if left_bytes:
+            raise AudioError(
+                f"the stream ends inside a sample of {self._frame_bytes} bytes",
+                hint="check that format and channels are what is sent",
+            )
+
+    def _say_scores(self, scores: Mapping[str, Score], words: list[dict[str, Any]]) -> None:
+        self._said_windows = self._windows
+        told = {name: score.to_dict() for name, score in scores.items()}
+        self._say(Provisional(told, self._windows, words))
+
+
+def _check_head(head: bytes) -> None:
+    """Refuse a file where samples are meant: its header would be heard as noise."""
+    if (name := named_by_head(head)) is not None:
+        raise AudioError(
+            f"the stream begins as a {name} file does, not as raw samples",
+            hint="send samples alone (ffmpeg -i - -f s16le -), or POST the file to /v1/assess",
+        )
 
 
 class UploadJob(Job):
@@ -300,8 +360,9 @@ class UploadJob(Job):
         self._reader: AudioReader | None = None
         self._more = True
 
-    def start(self, data: bytes) -> None:
-        """Score this file; the Assessment comes as the only message."""
+    def start(self, data: bytes, request: Request) -> None:
+        """Score this file, with the texts that came; the Assessment comes as the only message."""
+        self._request = request
         self._ended_s = time.perf_counter()
         self._data = data
         self._wake()
@@ -323,7 +384,7 @@ class UploadJob(Job):
             self._more = True
             self._max_s -= len(block) / reader.sample_rate_hz
             if self._max_s < 0:
-                raise TooLarge("the recording is longer than is taken", mend="cut it into parts")
+                raise TooLarge("the recording is longer than is taken", hint="cut it into parts")
             yield block
 
     def _release(self) -> None:

@@ -1,100 +1,92 @@
-"""What the server counts, in Prometheus' text format."""
+"""What the server counts, for Prometheus."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-RECENT = 1000
-QUANTILES = (0.5, 0.99)
+_SCORE_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5, 1, 2, 5, 10, 30)
+_LAG_BUCKETS_S: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 
 
 class Metrics:
-    """Counters since the start, and the most recent times to score.
-
-    May be written to from every thread.
-    """
+    """Counters and histograms since the start. May be written to from every thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._ended: Counter[tuple[str, str]] = Counter()
-        self._windows = 0
-        self._audio_s = 0.0
-        self._score_sum_s: dict[str, float] = {}
-        self._score_count: Counter[str] = Counter()
-        self._recent_s: dict[str, deque[float]] = {}
+        self._registry = own = CollectorRegistry()
+        self._requests = Counter(
+            "asa_requests", "HTTP requests answered.", ("path", "status"), registry=own
+        )
+        self._open = Gauge("asa_open", "Streams and uploads open now.", ("kind",), registry=own)
+        self._waiting = Gauge(
+            "asa_waiting_audio_seconds", "Live audio that waits for a turn.", registry=own
+        )
+        self._ended = Counter(
+            "asa_ended", "Streams and uploads ended, by outcome.", ("kind", "outcome"), registry=own
+        )
+        self._windows = Counter("asa_windows_encoded", "Windows encoded.", registry=own)
+        self._audio_s = Counter("asa_audio_seconds", "Seconds of audio scored.", registry=own)
+        self._score_s = Histogram(
+            "asa_time_to_score_seconds",
+            "From the end of the audio to its scores.",
+            ("kind",),
+            buckets=_SCORE_BUCKETS_S,
+            registry=own,
+        )
+        self._lag_s = Histogram(
+            "asa_loop_lag_seconds",
+            "How late the event loop comes to what is due.",
+            buckets=_LAG_BUCKETS_S,
+            registry=own,
+        )
+        self._store_errors = Counter("asa_store_errors", "Failures of the store.", registry=own)
+        self._connections = Gauge("asa_connections", "Connections open now.", registry=own)
+        self._turned_away = Gauge(
+            "asa_connections_refused", "Connections refused since the start.", registry=own
+        )
 
     def request(self, path: str, status: int) -> None:
         """Count an answered HTTP request; `path` is a route, never what a client made up."""
-        with self._lock:
-            self._requests[path, status] += 1
+        self._requests.labels(path, status).inc()
 
     def ended(self, kind: str, outcome: str) -> None:
         """Count a stream or an upload that is over."""
-        with self._lock:
-            self._ended[kind, outcome] += 1
+        self._ended.labels(kind, outcome).inc()
 
     def window(self) -> None:
         """Count an encoded window."""
-        with self._lock:
-            self._windows += 1
+        self._windows.inc()
 
     def scored(self, kind: str, time_to_score_s: float, audio_s: float) -> None:
         """Take note of a final score."""
-        with self._lock:
-            self._audio_s += audio_s
-            self._score_count[kind] += 1
-            self._score_sum_s[kind] = self._score_sum_s.get(kind, 0.0) + time_to_score_s
-            self._recent_s.setdefault(kind, deque(maxlen=RECENT)).append(time_to_score_s)
+        self._audio_s.inc(audio_s)
+        self._score_s.labels(kind).observe(time_to_score_s)
 
-    def render(self, open_jobs: dict[str, int], waiting_s: float) -> str:
+    def lag(self, seconds: float) -> None:
+        """Take note of how late the event loop was."""
+        self._lag_s.observe(max(0.0, seconds))
+
+    def store_failed(self) -> None:
+        """Count a failure of the store."""
+        self._store_errors.inc()
+
+    def connections(self, open_now: int, refused: int) -> None:
+        """Take note of the connections."""
+        self._connections.set(open_now)
+        self._turned_away.set(refused)
+
+    def render(self, open_jobs: dict[str, int], waiting_s: float) -> bytes:
         """Return the page.
 
         Args:
             open_jobs: How many streams and uploads are open now.
             waiting_s: Seconds of live audio that wait for a turn now.
         """
-        with self._lock:
-            lines = [
-                *_head("asa_requests_total", "counter", "HTTP requests answered."),
-                *(
-                    f'asa_requests_total{{path="{path}",status="{status}"}} {count}'
-                    for (path, status), count in sorted(self._requests.items())
-                ),
-                *_head("asa_open", "gauge", "Streams and uploads open now."),
-                *(f'asa_open{{kind="{kind}"}} {open_jobs[kind]}' for kind in sorted(open_jobs)),
-                *_head("asa_waiting_audio_seconds", "gauge", "Live audio that waits for a turn."),
-                f"asa_waiting_audio_seconds {waiting_s:.3f}",
-                *_head("asa_ended_total", "counter", "Streams and uploads ended, by outcome."),
-                *(
-                    f'asa_ended_total{{kind="{kind}",outcome="{outcome}"}} {count}'
-                    for (kind, outcome), count in sorted(self._ended.items())
-                ),
-                *_head("asa_windows_encoded_total", "counter", "Windows encoded."),
-                f"asa_windows_encoded_total {self._windows}",
-                *_head("asa_audio_seconds_total", "counter", "Seconds of audio scored."),
-                f"asa_audio_seconds_total {self._audio_s:.3f}",
-                *self._times_to_score(),
-            ]
-        return "\n".join(lines) + "\n"
-
-    def _times_to_score(self) -> list[str]:
-        name = "asa_time_to_score_seconds"
-        told = f"From the end of the audio to its scores; quantiles of the last {RECENT}."
-        lines = _head(name, "summary", told)
-        for kind, recent in sorted(self._recent_s.items()):
-            ordered = sorted(recent)
-            for quantile in QUANTILES:
-                value = ordered[min(int(quantile * len(ordered)), len(ordered) - 1)]
-                lines.append(f'{name}{{kind="{kind}",quantile="{quantile}"}} {value:.6f}')
-            lines.append(f'{name}_sum{{kind="{kind}"}} {self._score_sum_s[kind]:.6f}')
-            lines.append(f'{name}_count{{kind="{kind}"}} {self._score_count[kind]}')
-        return lines
-
-
-def _head(name: str, kind: str, told: str) -> list[str]:
-    return [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
+        for kind, count in open_jobs.items():
+            self._open.labels(kind).set(count)
+        self._waiting.set(waiting_s)
+        return generate_latest(self._registry)

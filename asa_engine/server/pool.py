@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from asa_engine.engine import Engine
-from asa_engine.errors import AsaError
 from asa_engine.server.jobs import Job, StreamJob
+from asa_engine.server.keys import Key
 from asa_engine.server.metrics import Metrics
-from asa_engine.server.refusal import Full, Stopping
+from asa_engine.server.readiness import check_scores
+from asa_engine.server.refusal import Full, Stopping, TooMany
 
 __all__ = ["Pool", "Turns"]
 
@@ -86,7 +87,9 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         """Load the engine here: some backends keep their thread count by thread."""
         try:
-            engine = self.engine = self._load()
+            engine = self._load()
+            check_scores(engine)
+            self.engine = engine
         except BaseException as failure:
             self.failure = failure
             return
@@ -105,7 +108,7 @@ class Pool:
     Args:
         load: Makes an engine; called once on every worker's thread.
         workers: Number of worker threads.
-        max_jobs: Recordings that may be open at once.
+        places: Kind -> recordings of it that may be open at once.
         metrics: Where ended recordings are counted.
 
     Attributes:
@@ -113,13 +116,19 @@ class Pool:
     """
 
     def __init__(
-        self, load: Callable[[], Engine], *, workers: int, max_jobs: int, metrics: Metrics
+        self,
+        load: Callable[[], Engine],
+        *,
+        workers: int,
+        places: Mapping[str, int],
+        metrics: Metrics,
     ) -> None:
         self.draining = False
         self._workers = [_Worker(number, load) for number in range(workers)]
-        self._max_jobs = max_jobs
+        self._places = places
         self._metrics = metrics
         self._open: dict[Job, _Worker] = {}
+        self._owners: dict[Job, str] = {}
         self._released = asyncio.Event()
 
     def start(self) -> None:
@@ -141,7 +150,8 @@ class Pool:
         for worker in self._workers:
             worker.turns.close()
         for worker in self._workers:
-            worker.join(JOIN_S)
+            if worker.is_alive():  # what failed before them leaves them unstarted
+                worker.join(JOIN_S)
 
     @property
     def engine(self) -> Engine:
@@ -151,9 +161,14 @@ class Pool:
         return engine
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every worker lives."""
+        return all(worker.is_alive() for worker in self._workers)
+
+    @property
     def open_jobs(self) -> dict[str, int]:
         """Recordings open now, by kind."""
-        return {"stream": 0, "upload": 0, **Counter(job.kind for job in self._open)}
+        return {"stream": 0, "session": 0, "upload": 0, **Counter(job.kind for job in self._open)}
 
     @property
     def waiting_s(self) -> float:
@@ -161,37 +176,54 @@ class Pool:
         return sum(job.waiting_s for job in self._open)
 
     @contextlib.contextmanager
-    def admit(self, job: AnyJob) -> Iterator[AnyJob]:
+    def admit(self, job: AnyJob, key: Key | None = None) -> Iterator[AnyJob]:
         """Give a recording a place on the worker that has fewest, for the block.
 
+        Args:
+            job: The recording.
+            key: The API key it came with.
+
         Raises:
-            Full: Every place is taken.
+            Full: Every place of its kind is taken.
             Stopping: The server is shutting down.
+            TooMany: The key has as many open as it may.
         """
         if self.draining:
             raise Stopping
-        if len(self._open) >= self._max_jobs:
+        if self.open_jobs[job.kind] >= self._places[job.kind]:
             self._metrics.ended(job.kind, "refused")
             raise Full
+        owner = "" if key is None else key.name
+        if key is not None and key.most_open is not None:
+            if sum(each == owner for each in self._owners.values()) >= key.most_open:
+                self._metrics.ended(job.kind, "refused")
+                raise TooMany(key.most_open)
         worker = min(self._workers, key=lambda each: each.jobs)
         worker.jobs += 1
         self._open[job] = worker
+        self._owners[job] = owner
         job.assign(worker.turns.put)
         try:
             yield job
-        except AsaError:
+        except ConnectionError:  # the client is gone
+            raise
+        except Exception:
             job.outcome = "failed"
             raise
         finally:
             job.close()
             worker.jobs -= 1
-            del self._open[job]
+            del self._open[job], self._owners[job]
             self._metrics.ended(job.kind, job.outcome)
             self._released.set()
 
     async def drain(self) -> None:
         """Admit no more, and wait until no recording is open."""
         self.draining = True
+        await self.until_empty()
+
+    async def until_empty(self) -> None:
+        """Wait until no recording is open."""
         while self._open:
             self._released.clear()
             await self._released.wait()

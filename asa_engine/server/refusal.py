@@ -2,9 +2,18 @@
 
 Refusal                 status  close
 |-- BadRequest             400   1008   a wrong parameter or message
+|-- Unauthorized           401   1008   no API key, or one that is not in force
+|-- Forbidden              403   1008   a page of another site; a key for other things
+|-- Misdirected            421   1008   a name that the server does not answer to
+|-- NotKept                404   1008   no stream of that id
+|-- TakenOver              409   1008   the stream goes on over another connection, or was deleted
+|-- StoreDown              503   1013   streams with an id cannot be kept now
+|-- UpgradeRequired        426   1008   a plain request where a WebSocket is meant
 |-- WrongMediaType         415   1003   a body or frame of the wrong kind
 |-- TooLarge               413   1009   more bytes or seconds than are taken
 |-- TooSlow                408   1008   nothing came, or nothing was taken, for too long
+|-- TooMany                429   1013   the API key has as many open as it may
+|-- TooOften               429   1013   the API key asks more often than it may
 |-- Full                   503   1013   every slot is taken
 |-- Stopping               503   1001   the server is shutting down
 `-- InternalError          500   1011   a fault of the server, said in its log only
@@ -12,16 +21,28 @@ Refusal                 status  close
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 from asa_engine.errors import AsaError, AudioError, UsageError
 
 __all__ = [
     "BadRequest",
+    "Forbidden",
     "Full",
     "InternalError",
+    "Misdirected",
+    "NotKept",
     "Refusal",
     "Stopping",
+    "StoreDown",
+    "TakenOver",
     "TooLarge",
+    "TooMany",
+    "TooOften",
     "TooSlow",
+    "Unauthorized",
+    "UpgradeRequired",
     "WrongMediaType",
     "close_code",
     "http_status",
@@ -36,6 +57,11 @@ class Refusal(AsaError):
 
     http_status = 500
     close_code = 1011
+    headers: ClassVar[dict[str, str]] = {}
+
+    def told_headers(self) -> dict[str, str]:
+        """Return what the answer has in its head."""
+        return self.headers
 
 
 class BadRequest(Refusal):
@@ -45,11 +71,42 @@ class BadRequest(Refusal):
     close_code = 1008
 
 
+class Unauthorized(Refusal):
+    """No API key, or one that is not in force."""
+
+    http_status = 401
+    close_code = 1008
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(Refusal):
+    """A web page of another site, or a key that is for other things."""
+
+    http_status = 403
+    close_code = 1008
+
+
+class Misdirected(Refusal):
+    """A request to a name that is not the server's."""
+
+    http_status = 421
+    close_code = 1008
+
+
+class UpgradeRequired(Refusal):
+    """A plain request where a WebSocket is meant."""
+
+    http_status = 426
+    close_code = 1008
+    headers: ClassVar[dict[str, str]] = {"Upgrade": "websocket", "Connection": "Upgrade"}
+
+
 class WrongMediaType(Refusal):
     """A body or frame of the wrong kind."""
 
     http_status = 415
     close_code = 1003
+    headers: ClassVar[dict[str, str]] = {"Accept-Encoding": "identity"}
 
 
 class TooLarge(Refusal):
@@ -67,13 +124,77 @@ class TooSlow(Refusal):
 
 
 class Full(Refusal):
-    """Every slot is taken; another try may find one."""
+    """Every place of its kind is taken; another try may find one."""
 
     http_status = 503
     close_code = 1013
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
     def __init__(self) -> None:
-        super().__init__("the server is full", mend="try again in a few seconds")
+        super().__init__("the server is full", hint="try again in a few seconds")
+
+
+class TooMany(Refusal):
+    """The API key has as many streams and uploads open as it may."""
+
+    http_status = 429
+    close_code = 1013
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the API key has {most} open already, which is all it may",
+            hint="try again when one has ended",
+        )
+
+
+class TooOften(Refusal):
+    """The API key asks more often than it may."""
+
+    http_status = 429
+    close_code = 1013
+
+    def __init__(self, wait_s: float) -> None:
+        self._after_s = max(1, math.ceil(wait_s))
+        super().__init__(
+            "the API key asks more often than it may", hint=f"try again in {self._after_s} s"
+        )
+
+    def told_headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self._after_s)}
+
+
+class NotKept(Refusal):
+    """No stream of that id is kept, or it is somebody else's."""
+
+    http_status = 404
+    close_code = 1008
+
+    def __init__(self) -> None:
+        super().__init__("no stream of that id is kept", hint="begin it anew")
+
+
+class TakenOver(Refusal):
+    """The stream goes on over another connection, or was deleted."""
+
+    http_status = 409
+    close_code = 1008
+
+    def __init__(self) -> None:
+        super().__init__("the stream was taken over or deleted", hint="nothing more to do here")
+
+
+class StoreDown(Refusal):
+    """Streams with an id cannot be kept now."""
+
+    http_status = 503
+    close_code = 1013
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
+
+    def __init__(self) -> None:
+        super().__init__(
+            "streams cannot be kept now", hint="try again in a few seconds, or without an id"
+        )
 
 
 class Stopping(Refusal):
@@ -83,14 +204,14 @@ class Stopping(Refusal):
     close_code = 1001
 
     def __init__(self) -> None:
-        super().__init__("the server is shutting down", mend="connect again")
+        super().__init__("the server is shutting down", hint="connect again")
 
 
 class InternalError(Refusal):
     """A fault of the server; what it is stands in its log, not in the answer."""
 
     def __init__(self) -> None:
-        super().__init__("internal error", mend="the server's log says more")
+        super().__init__("internal error", hint="the server's log says more")
 
 
 def http_status(error: AsaError) -> int:

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from asa_engine.training.comparison import WorkFolder
+from asa_engine.training.recipe import RecipeOfRuns
+from asa_engine.training.sections import ScheduleRecipe
 from asa_engine.training.state import (
     Progress,
     load_modules,
@@ -21,7 +24,7 @@ from asa_engine.training.state import (
     save_state,
 )
 
-__all__ = ["Schedule", "fit_adapters"]
+__all__ = ["Schedule", "fit_adapters", "risen_cosine"]
 
 GRADIENT_NORM = 1.0
 SAVE_EVERY_S = 120.0
@@ -29,30 +32,32 @@ SAVE_EVERY_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """AdamW, a linear rise of the learning rate, then half a cosine down to zero.
+    """How long and how fast a run's adapters are trained.
 
     Attributes:
-        title: Of the progress bar.
-        folder: Where the state of the run is kept.
-        digest: SHA-256 of the recipe.
-        seed: Of every step's dropout.
+        run: The run's name.
+        work: Where its state is kept.
+        recipe: Whose seed every step's dropout is drawn from.
+        fit: Warm-up and weight decay.
         steps: In all.
-        warmup: Share of them with a rising rate.
-        weight_decay: On matrices only.
     """
 
-    title: str
-    folder: Path
-    digest: str
-    seed: int
+    run: str
+    work: WorkFolder
+    recipe: RecipeOfRuns
+    fit: ScheduleRecipe
     steps: int
-    warmup: float
-    weight_decay: float
 
-    def rate(self, step: int) -> float:
-        """Return a step's share of the peak learning rate."""
-        rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
-        return rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+    @property
+    def folder(self) -> Path:
+        """Where the state of the run is kept."""
+        return self.work.state(self.run)
+
+
+def risen_cosine(step: int, steps: int, warmup: float) -> float:
+    """Return a step's share of the peak: a linear rise, then half a cosine down to zero."""
+    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def fit_adapters(
@@ -86,23 +91,24 @@ def fit_adapters(
         {
             "params": [parameter],
             "peak": peak,
-            "weight_decay": schedule.weight_decay if parameter.ndim > 1 else 0.0,
+            "weight_decay": schedule.fit.weight_decay if parameter.ndim > 1 else 0.0,
         }
         for parameter, peak in tuned.values()
     )
-    progress = Progress(schedule.digest)
-    if (found := load_progress(schedule.folder, schedule.digest)) is not None:
-        progress, path = found
+    digest, seed = schedule.recipe.digest, schedule.recipe.seed
+    progress = Progress(digest)
+    if (kept := load_progress(schedule.folder, digest)) is not None:
+        progress, path = kept
         load_moments(load_modules(path, {"tuned": state}), optimizer, names)
     saved = time.monotonic()
     with tqdm(
-        total=schedule.steps, initial=progress.step, desc=schedule.title, unit="", leave=False
+        total=schedule.steps, initial=progress.step, desc=schedule.run, unit="", leave=False
     ) as bar:
         while progress.step < schedule.steps:
-            rate = schedule.rate(progress.step)
+            rate = risen_cosine(progress.step, schedule.steps, schedule.fit.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
-            torch.manual_seed(schedule.seed * 1_000_003 + progress.step)
+            torch.manual_seed(seed * 1_000_003 + progress.step)
             grader.train()
             terms = losses(progress.step)
             optimizer.zero_grad()

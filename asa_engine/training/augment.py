@@ -1,14 +1,15 @@
-"""Changes to training audio: what microphones, rooms and codecs do, and a little of speakers."""
+"""Changes to training audio: what microphones, rooms, lines and codecs do, and some of speakers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import soxr
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from asa_engine.training.recipe import AugmentRecipe
-
-__all__ = ["augment_mel", "augment_samples"]
+__all__ = ["AugmentRecipe", "augment_mel", "augment_samples", "telephone"]
 
 SAMPLE_RATE_HZ = 16_000
 SHIFT_S = 0.3
@@ -19,6 +20,39 @@ LOW_PASS_ORDER = 16
 TILT_KNOTS = 5
 
 Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentRecipe:
+    """Changes made to the training audio, in front of what the grader hears.
+
+    While the encoder is trained they are drawn anew each time; a frozen one hears every recording
+    as it is, and changed copies of some.
+
+    Attributes:
+        copies: Share of train recordings that a changed copy stands beside, from 0 to 1.
+        speed: Largest relative change of speed (and pitch).
+        gain_db: Largest change of gain.
+        noise: Share of utterances with added noise, white or low-passed, at 10 to 40 dB SNR.
+        low_pass: Share of utterances low-passed at 3 to 7 kHz.
+        shift: Share of utterances whose start moves against the windows by up to 0.3 s.
+        tilt: Standard deviation of a smooth random equaliser on half the windows, log-mel units.
+        mel_mask: Widest band of mel bins masked, twice a window (SpecAugment).
+        telephone: Share of utterances that lose all above 4 kHz.
+        twice: Share of copies that are said twice over, so that more of the same is no better
+            and no worse.
+    """
+
+    copies: float = 0.0
+    speed: float = 0.0
+    gain_db: float = 0.0
+    noise: float = 0.0
+    low_pass: float = 0.0
+    shift: float = 0.0
+    tilt: float = 0.0
+    mel_mask: int = 0
+    telephone: float = 0.0
+    twice: float = 0.0
 
 
 def augment_samples(samples: Samples, recipe: AugmentRecipe, rng: Generator) -> Samples:
@@ -35,6 +69,8 @@ def augment_samples(samples: Samples, recipe: AugmentRecipe, rng: Generator) -> 
         samples = np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
     if rng.random() < recipe.shift:
         samples = _shift(samples, rng)
+    if recipe.telephone and rng.random() < recipe.telephone:
+        samples = telephone(samples)
     if rng.random() < recipe.low_pass:
         samples = _low_pass(samples, rng.uniform(*LOW_PASS_HZ))
     if rng.random() < recipe.noise:
@@ -59,6 +95,13 @@ def augment_mel(mel: Samples, recipe: AugmentRecipe, rng: Generator) -> Samples:
             start = int(rng.integers(0, n_mels - width))
             mel[start : start + width] = mel.mean()
     return mel
+
+
+def telephone(samples: Samples) -> Samples:
+    """Return a recording as a line of 8 kHz leaves it: nothing above 4 kHz, float32 [n]."""
+    there = soxr.resample(samples, SAMPLE_RATE_HZ, SAMPLE_RATE_HZ // 2, "HQ")
+    back = soxr.resample(there, SAMPLE_RATE_HZ // 2, SAMPLE_RATE_HZ, "HQ")[: len(samples)]
+    return np.pad(back, (0, len(samples) - len(back))).astype(np.float32)
 
 
 def _shift(samples: Samples, rng: Generator) -> Samples:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asa_engine.audio import read_audio
+from asa_engine.audio.intake import heard_samples
 from asa_engine.errors import AudioError, ManifestError
-from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.evaluation.manifest import Utterance
+from asa_engine.evaluation.splits import Sides
+from asa_engine.evaluation.words import ExpertPhone, ExpertWord, expert_words
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_engine.manifest import Utterance, dev_split, read_manifest
-from asa_engine.training.augment import augment_mel, augment_samples
-from asa_engine.training.recipe import AugmentRecipe
+from asa_engine.graders.windows import log_mel_windows
+from asa_engine.training.augment import AugmentRecipe, augment_mel, augment_samples
+from asa_engine.training.targets import MANIFEST, target_of
 
 __all__ = ["Batch", "Corpus", "epoch_order", "load_corpus", "make_batch"]
 
@@ -44,7 +47,7 @@ class Corpus:
 
     Attributes:
         utterances: Manifest entries, n of them.
-        audio: int16 [samples] each, 16 kHz.
+        audio: float32 [samples] in [-1, 1] each, 16 kHz: what the grader hears of it.
         targets: What is trained on, in scale units, float64 [n, A].
         scores: The manifest's scores, which figures compare with, float64 [n, A].
         overall: Score the prior's bins are made from, float64 [n].
@@ -53,7 +56,7 @@ class Corpus:
     """
 
     utterances: list[Utterance]
-    audio: list[NDArray[np.int16]]
+    audio: list[NDArray[np.float32]]
     targets: NDArray[np.float64]
     scores: NDArray[np.float64]
     overall: NDArray[np.float64]
@@ -65,7 +68,7 @@ class Corpus:
 
     def samples(self, index: int) -> NDArray[np.float32]:
         """Return a recording as float32 [n] in [-1, 1]."""
-        return self.audio[index].astype(np.float32) / 32768.0
+        return self.audio[index]
 
     def durations_s(self) -> NDArray[np.float64]:
         """Return the length of each recording, s."""
@@ -90,32 +93,42 @@ class Batch:
 
 
 def load_corpus(
-    manifest: Path, aspects: Sequence[str], targets: str, limit: int = 0
+    corpus: Sides,
+    aspects: Sequence[str],
+    targets: str,
+    limit: int = 0,
+    front: int = 0,
+    augment: AugmentRecipe | None = None,
+    seed: int = 0,
 ) -> tuple[Corpus, Corpus, list[str]]:
-    """Read a manifest and its recordings.
+    """Read a corpus's recordings.
 
     Args:
-        manifest: JSON Lines file.
+        corpus: Its lines.
         aspects: Score names, each needed on every line.
-        targets: `raters` or `medians`.
+        targets: One of `asa_engine.training.targets.TARGETS`.
         limit: Keep so many utterances of each side; 0 keeps all.
+        front: What stands between the recordings and the grader, as in its configuration.
+        augment: Its `copies` of train recordings, changed, follow those as they are.
+        seed: Where the copies' chance comes from.
 
     Returns:
         Train side, dev side (held-out speakers), and the phone inventory (empty without words).
 
     Raises:
-        ManifestError: A line cannot be used, a recording cannot be read, or a side is empty.
+        ManifestError: A line cannot be used, or a recording cannot be read.
     """
-    utterances = read_manifest(manifest)
-    sides = [side[: limit or None] for side in dev_split(utterances)]
-    if not all(sides):
-        raise ManifestError(
-            f"{manifest} has no {'dev' if sides[0] else 'train'} speaker",
-            mend="dev speakers are those whose number is divisible by 5",
+    sides = [side[: limit or None] for side in (corpus.train, corpus.dev)]
+    inventory = _inventory(corpus.all)
+    copied = _copied(sides[0], augment, seed)
+    whole = [[*sides[0], *copied], sides[1]]
+    change = None if augment is None else partial(_changed, augment=augment, seed=seed)
+    with tqdm(total=sum(map(len, whole)), desc="recordings", unit="", leave=False) as bar:
+        hear = partial(_corpus, aspects=aspects, targets=targets, inventory=inventory, bar=bar)
+        train, dev = (
+            hear(side, front=front, changed_from=len(as_is), change=change)
+            for side, as_is in zip(whole, sides, strict=True)
         )
-    inventory = _inventory(utterances)
-    with tqdm(total=sum(map(len, sides)), desc="recordings", unit="", leave=False) as bar:
-        train, dev = (_corpus(side, aspects, targets, inventory, bar) for side in sides)
     return train, dev, inventory
 
 
@@ -167,12 +180,7 @@ def make_batch(
 
 
 def _windows(samples: NDArray[np.float32], config: AcousticConfig) -> list[NDArray[np.float32]]:
-    cutter = WindowedLogMel(
-        config.encoder.n_mels,
-        config.window_samples,
-        pad_to_window=config.window_padding == "full",
-        min_samples=config.min_window_samples,
-    )
+    cutter = log_mel_windows(config, padded=config.window_padding == "full")
     windows = cutter.push(samples)
     rest = cutter.finish()
     return windows if rest is None else [*windows, rest]
@@ -186,14 +194,35 @@ def _inventory(utterances: list[Utterance]) -> list[str]:
 
 def _phones(utterance: Utterance) -> list[tuple[str, float]]:
     """Return (phone without stress mark, accuracy 0-2) in order."""
-    try:
-        return [
-            (str(phone["phone"]).rstrip("012"), float(phone["accuracy"]))
-            for word in utterance.extra["words"]
-            for phone in word["phones"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"{utterance.id}: words and phones are malformed: {error!r}") from None
+    words = expert_words(utterance)
+    if not all(word.phones for word in words):
+        raise ManifestError(f"{utterance.id}: words and phones are malformed: a word has no phones")
+    return [(p.phone, _accuracy(p, utterance)) for word in words for p in word.phones]
+
+
+def _accuracy(judged: ExpertWord | ExpertPhone, utterance: Utterance) -> float:
+    if "accuracy" not in judged.scores:
+        raise ManifestError(
+            f"{utterance.id}: words and phones are malformed: one has no accuracy",
+            hint="every word and phone needs one",
+        )
+    return judged.scores["accuracy"]
+
+
+def _copied(side: list[Utterance], augment: AugmentRecipe | None, seed: int) -> list[Utterance]:
+    if augment is None:
+        return []
+    chosen = np.random.default_rng([seed, len(side)]).permutation(len(side))
+    return [side[i] for i in np.sort(chosen[: round(augment.copies * len(side))])]
+
+
+def _changed(
+    samples: NDArray[np.float32], number: int, augment: AugmentRecipe, seed: int
+) -> tuple[NDArray[np.float32], int]:
+    """Return a changed copy, and how often its words are said in it."""
+    rng = np.random.default_rng([seed, number])
+    times = 1 + int(rng.random() < augment.twice)
+    return augment_samples(np.tile(samples, times), augment, rng), times
 
 
 def _corpus(
@@ -201,23 +230,31 @@ def _corpus(
     aspects: Sequence[str],
     targets: str,
     inventory: list[str],
+    front: int,
+    changed_from: int,
+    change: Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], int]] | None,
     bar: tqdm[None],
 ) -> Corpus:
     audio = []
-    for utterance in side:
+    times = [1] * len(side)
+    for at, utterance in enumerate(side):
         try:
             samples = read_audio(utterance.audio, max_duration_s=MAX_UTTERANCE_S)
         except AudioError as error:
-            raise ManifestError(f"{utterance.id}: {error.message}", mend=error.mend) from None
-        audio.append(np.round(np.clip(samples * 32768.0, -32768, 32767)).astype(np.int16))
+            raise ManifestError(f"{utterance.id}: {error.message}", hint=error.hint) from None
+        if change is not None and at >= changed_from:
+            samples, times[at] = change(samples, at)
+        audio.append(heard_samples(samples, front))
         bar.update()
-    scores = np.array([_scores(u, aspects, "medians") for u in side])
-    goals = np.array([_scores(u, aspects, targets) for u in side])
+    scores, goals = (
+        np.array([[target_of(u, name, of) for name in aspects] for u in side])
+        for of in (MANIFEST, targets)
+    )
     overall = goals[:, list(aspects).index("total")] if "total" in aspects else goals.mean(1)
     if not inventory:
         return Corpus(side, audio, goals, scores, overall, None, None)
     number = {phone: i for i, phone in enumerate(inventory)}
-    phones = [_phones(u) for u in side]
+    phones = [_phones(u) * said for u, said in zip(side, times, strict=True)]
     labels = [
         torch.tensor([1 + number[p] + len(inventory) * (a < POOR_PHONE) for p, a in item])
         for item in phones
@@ -227,27 +264,10 @@ def _corpus(
     return Corpus(side, audio, goals, scores, overall, auxiliary, labels)
 
 
-def _scores(utterance: Utterance, aspects: Sequence[str], targets: str) -> list[float]:
-    raters = utterance.extra.get("raters") or {}
-    try:
-        if targets == "raters":
-            values = [float(np.mean([float(v) for v in raters[name]])) for name in aspects]
-        else:
-            values = [utterance.scores[name] for name in aspects]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(
-            f"{utterance.id} lacks {targets} for {', '.join(aspects)}: {error!r}",
-            mend="name every aspect on every line, or train on medians",
-        ) from None
-    if not np.isfinite(values).all():
-        raise ManifestError(f"{utterance.id}: a score is not a finite number")
-    return values
-
-
 def _auxiliary(
     utterance: Utterance, phones: list[tuple[str, float]], phones_a_second: float
 ) -> list[float]:
-    words = np.array([float(word["accuracy"]) for word in utterance.extra["words"]])
+    words = np.array([_accuracy(word, utterance) for word in expert_words(utterance)])
     accuracy = np.array([value for _, value in phones])
     return [
         words.mean(),

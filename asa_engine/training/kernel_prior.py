@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asa_engine.errors import ManifestError
+from asa_engine.evaluation.metrics import pcc
 from asa_engine.graders.speech_llm.config import PriorConfig
 from asa_engine.graders.speech_llm.prior import profile_of
-from asa_engine.graders.speech_llm.recipe import PriorRecipe
-from asa_engine.metrics import pcc
+from asa_engine.training.acoustic.kernel import (
+    out_of_fold,
+    principal,
+    speaker_folds,
+    squared_distances,
+)
 from asa_engine.training.data import Corpus
-from asa_engine.training.kernel import out_of_fold, principal, speaker_folds, squared_distances
+
+if TYPE_CHECKING:
+    from asa_engine.training.speech_llm.recipe import PriorRecipe
 
 __all__ = ["NO_PRIOR", "FittedPrior", "fit_prior"]
 
@@ -45,8 +52,8 @@ NO_PRIOR: Final = FittedPrior(PriorConfig(), {}, {})
 def fit_prior(recipe: PriorRecipe, train: Corpus, sums: Array) -> FittedPrior:
     """Fit the kernel in closed form; its width, ridge and weight of duration by speaker folds.
 
-    Coordinates and kernel are the acoustic grader's (`asa_engine.training.kernel`). Everything is
-    rounded as it is stored before the weights are solved for.
+    Coordinates and kernel are the acoustic grader's (`asa_engine.training.acoustic.kernel`).
+    Everything is rounded as it is stored before the weights are solved for.
 
     Args:
         recipe: Candidates, and how far its score counts.

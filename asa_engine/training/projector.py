@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asa_engine.errors import CheckpointError
-from asa_engine.files import atomic_write, read_json
+from asa_engine.evaluation.metrics import pcc
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
-from asa_engine.graders.speech_llm.recipe import SpeechLLMRecipe
-from asa_engine.graders.speech_llm.session_recipe import SessionRecipe
-from asa_engine.metrics import pcc
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
 from asa_engine.objectives import multi_target_mse
+from asa_engine.training.acoustic.frozen import FrozenFeatures
+from asa_engine.training.comparison import WorkFolder
 from asa_engine.training.data import Corpus, epoch_order
-from asa_engine.training.frozen import FrozenFeatures
+from asa_engine.training.sections import SpeechRecipe
 
 __all__ = ["warm_start"]
 
@@ -31,10 +27,10 @@ BATCH = 32
 
 def warm_start(
     grader: SpeechLLM,
-    recipe: SpeechLLMRecipe | SessionRecipe,
+    recipe: SpeechRecipe,
     train: Corpus,
     dev: Corpus,
-    work: Path,
+    work: WorkFolder,
 ) -> dict[str, float]:
     """Train the projector in place; keep it and what all recordings give in `work`.
 
@@ -43,18 +39,16 @@ def warm_start(
         recipe: Its [projector] says how long.
         train: Training speakers.
         dev: Held-out speakers.
-        work: Where `projector.safetensors`, `tokens-{train,dev}.safetensors` (audio tokens) and
-            `sums-{train,dev}.safetensors` (count of frames, sums of every layer's h, then of
-            h^2) go; a projector that is there already is taken.
+        work: Where `projector`, `tokens-{train,dev}` (audio tokens) and `sums-{train,dev}` (count
+            of frames, sums of every layer's h, then of h^2) go; a projector that is there already
+            is taken.
 
     Returns:
         PCC of the linear layer on the mean token on the dev side: {"dev_pcc": ...}.
     """
-    done = work / "projector.json"
-    if done.is_file():
-        grader.projector.load_state_dict(load_file(work / "projector.safetensors"))
-        found = read_json(done, CheckpointError)
-        return {"dev_pcc": float(found["dev_pcc"])}
+    if (kept := work.result("projector")) is not None:
+        grader.projector.load_state_dict(work.read("projector"))
+        return {"dev_pcc": float(kept["dev_pcc"])}
     windows = AcousticConfig(
         aspects=grader.config.aspects,
         encoder=grader.config.encoder,
@@ -76,20 +70,18 @@ def warm_start(
             with torch.inference_mode():
                 means = torch.stack([item.float().mean(0) for item in tokens])
                 said = probe(means)[:, 0].double().numpy()
-        stored = {str(i): item.half() for i, item in enumerate(tokens)}
-        atomic_write(work / f"tokens-{name}.safetensors", save(stored))
+        work.keep_list(f"tokens-{name}", (item.half() for item in tokens))
         sums = np.concatenate((features[name].counts, features[name].sums), axis=1)
-        atomic_write(work / f"sums-{name}.safetensors", save({"sums": torch.from_numpy(sums)}))
+        work.keep(f"sums-{name}", {"sums": torch.from_numpy(sums)})
     result = {"dev_pcc": round(pcc(said, dev.scores[:, 0]), 4)}
-    state = {k: v.contiguous() for k, v in grader.projector.state_dict().items()}
-    atomic_write(work / "projector.safetensors", save(state))
-    atomic_write(done, f'{{"dev_pcc": {result["dev_pcc"]}}}'.encode())
+    work.keep("projector", grader.projector.state_dict())
+    work.conclude("projector", result)
     return result
 
 
 def _fit(
     grader: SpeechLLM,
-    recipe: SpeechLLMRecipe | SessionRecipe,
+    recipe: SpeechRecipe,
     train: Corpus,
     features: FrozenFeatures,
 ) -> nn.Linear:
@@ -146,7 +138,7 @@ def _tokens(grader: SpeechLLM, features: FrozenFeatures, index: list[int]) -> li
 
 @torch.inference_mode()
 def _all_tokens(grader: SpeechLLM, features: FrozenFeatures, count: int) -> list[Tensor]:
-    found: list[Tensor] = []
+    tokens: list[Tensor] = []
     for start in range(0, count, BATCH):
-        found += _tokens(grader, features, list(range(start, min(start + BATCH, count))))
-    return [item.clone() for item in found]
+        tokens += _tokens(grader, features, list(range(start, min(start + BATCH, count))))
+    return [item.clone() for item in tokens]

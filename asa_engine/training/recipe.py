@@ -1,268 +1,272 @@
-"""Training recipes: TOML files, read strictly."""
+"""What every recipe is: a TOML file, read strictly, built into a dataclass of its grader."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, get_type_hints
 
 from asa_engine.errors import CheckpointError, UsageError
-from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_engine.recipes import build, find_data, read_recipe, section, value
+from asa_engine.evaluation.manifest import Utterance
+from asa_engine.evaluation.splits import Sides, read_sides
+from asa_engine.training.recipe_file import RecipeFile, find_data, find_recipe
+
+
+class _Stored(Protocol):
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Named(Protocol):
+    """What a comparison compares."""
+
+    @property
+    def name(self) -> str:
+        """In the report."""
+
+
+N = TypeVar("N", bound=Named)
+C = TypeVar("C", bound=_Stored)
 
 __all__ = [
-    "AugmentRecipe",
-    "DataRecipe",
-    "EncoderRecipe",
-    "KernelRecipe",
-    "PhaseRecipe",
+    "CorpusRecipe",
+    "Model",
+    "Named",
     "Recipe",
-    "find_recipe",
+    "RecipeOfRuns",
+    "RecipeOverSeeds",
+    "check_choice",
+    "shipped",
 ]
 
-RECIPES = Path(__file__).parent / "recipes"
-_TOP_LEVEL = (
-    "name",
-    "grader",
-    "seed",
-    "threads",
-    "data",
-    "encoder",
-    "augment",
-    "phase",
-    "kernel",
-)
+
+_HEADER = ("name", "threads", "digest", "folder", "data")
 
 
-@dataclass(frozen=True, slots=True)
-class DataRecipe:
-    """What is trained on.
+class Model(NamedTuple):
+    """A pretrained model that a recipe names, and how hard it works.
 
     Attributes:
-        manifest: JSON Lines file; a relative path is looked for beside the recipe, in the working
-            folder, in the folder that ASA_SHARED names, and in ../shared.
-        targets: `raters` trains on the mean of the experts' own scores, `medians` on `scores`;
-            the dev figures always compare with `scores`.
-        limit: Take so many utterances of train and dev each (0: all); for trials.
+        role: What for.
+        source: A backbone's name, a folder, `package:NAME`, or a name on the hub.
+        positions_a_second: Positions that it is run on, for a second of audio.
+        passes: How often it is run on all of the audio; one that learns counts three times.
+        part: What the names of the tensors that are run begin with or hold; "" for all.
+    """
+
+    role: str
+    source: str
+    positions_a_second: float
+    passes: float
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusRecipe:
+    """Which corpus is trained on; who is held out follows `asa_engine.evaluation.splits`.
+
+    Attributes:
+        manifest: JSON Lines file, or a folder with `train.jsonl` and `dev.jsonl`; looked for as
+            `asa_engine.training.recipe_file.find_data` says.
+        dev: Manifest of the dev speakers, where they have one of their own.
     """
 
     manifest: str
-    targets: str = "raters"
-    limit: int = 0
+    dev: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderRecipe:
-    """Where the encoder's weights come from.
-
-    Attributes:
-        source: Folder, or `package:NAME` of an installed Python package; "random" starts from
-            random weights of the shape the grader section gives.
-    """
-
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class AugmentRecipe:
-    """Changes made to the training audio, drawn anew each time.
-
-    Attributes:
-        speed: Largest relative change of speed (and pitch).
-        gain_db: Largest change of gain.
-        noise: Share of utterances with added noise, white or low-passed, at 10 to 40 dB SNR.
-        low_pass: Share of utterances low-passed at 3 to 7 kHz.
-        shift: Share of utterances whose start moves against the windows by up to 0.3 s.
-        tilt: Standard deviation of a smooth random equaliser on half the windows, log-mel units.
-        mel_mask: Widest band of mel bins masked, twice a window (SpecAugment).
-    """
-
-    speed: float = 0.0
-    gain_db: float = 0.0
-    noise: float = 0.0
-    low_pass: float = 0.0
-    shift: float = 0.0
-    tilt: float = 0.0
-    mel_mask: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseRecipe:
-    """One stretch of training; each begins with the best weights of the one before.
-
-    Attributes:
-        name: Shown in progress and report.
-        epochs: Passes over the training speakers.
-        batch_size: Utterances a step.
-        head_lr: Peak learning rate of everything but the encoder.
-        encoder_lr: Peak learning rate of the encoder's last layer; 0 keeps the encoder frozen.
-        frozen_layers: Layers kept frozen, from the convolutions (1) and the first layer (2) up;
-            0 trains all of the encoder.
-        layer_decay: Factor on the learning rate per layer below the last.
-        warmup: Share of all steps with a rising learning rate; a cosine to 2 % follows.
-        weight_decay: Of AdamW, on matrices only.
-        dropout: In prior and head.
-        encoder_dropout: On the encoder's residual branches.
-        feature_noise: Standard deviation of noise on frozen frames.
-        ema: Decay of the moving average of weights, which is what is evaluated and kept.
-        ccc: Weight of the concordance loss, beside the squared error's 1.
-        prior: Weight of the prior's cross-entropy.
-        auxiliary: Weight of the squared error on auxiliary targets.
-        ctc: Weight of the phone CTC.
-        phones_only: Only the CTC's gradient reaches the encoder, which then cannot learn the few
-            train speakers' scores by heart; prior and head follow.
-        patience: Epochs without a better dev figure before the phase ends early.
-        bf16: Compute the encoder in bfloat16 (weights, averages and heads stay float32).
-    """
-
-    name: str
-    epochs: int
-    batch_size: int = 16
-    head_lr: float = 1e-3
-    encoder_lr: float = 0.0
-    frozen_layers: int = 0
-    layer_decay: float = 0.8
-    warmup: float = 0.08
-    weight_decay: float = 0.02
-    dropout: float = 0.0
-    encoder_dropout: float = 0.0
-    feature_noise: float = 0.0
-    ema: float = 0.99
-    ccc: float = 0.0
-    prior: float = 0.2
-    auxiliary: float = 0.0
-    ctc: float = 0.0
-    phones_only: bool = False
-    patience: int = 1000
-    bf16: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class KernelRecipe:
-    """Kernel ridge regression fitted after the last phase, on the encoder as it is then.
-
-    Attributes:
-        blend: Weight of the network's scores; the kernel's have the rest.
-        width: Principal directions kept.
-        folds: Speaker-disjoint folds of the train side for the choice of the rest.
-        gammas: Candidates for the kernel's inverse squared width.
-        ridges: Candidates for the ridge.
-        durations: Candidates for the weight of the log duration.
-    """
-
-    blend: float
-    width: int = 256
-    folds: int = 5
-    gammas: tuple[float, ...] = (0.6,)
-    ridges: tuple[float, ...] = (0.2,)
-    durations: tuple[float, ...] = (0.3,)
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A whole training run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(ABC):
+    """What every recipe has.
 
     Attributes:
         name: Of the recipe.
-        seed: Every random draw is a function of it and of the step.
-        data: What is trained on.
-        encoder: Where the encoder comes from.
-        grader: The grader's configuration; its encoder shape is taken from the source's weights.
-        augment: Changes made to the training audio while the encoder is trained.
-        phases: In order.
-        kernel: What is fitted after them; None: nothing.
         threads: PyTorch threads; the result depends on it in the last bits.
-        digest: SHA-256 of the file; a run is resumed only under the same one.
+        digest: SHA-256 of the file; training is resumed only under the same one.
         folder: Where the recipe lies.
+        data: The corpus that is trained on, and what of it.
     """
 
+    default_threads: ClassVar[int] = 1
+    has_data_section: ClassVar[bool] = True
+    """Whether what says the corpus stands under [data], not at the top of the file."""
+
     name: str
-    seed: int
-    data: DataRecipe
-    encoder: EncoderRecipe
-    grader: AcousticConfig
-    augment: AugmentRecipe
-    phases: tuple[PhaseRecipe, ...]
-    kernel: KernelRecipe | None
     threads: int
     digest: str
     folder: Path = field(repr=False)
+    data: CorpusRecipe
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read and validate a recipe.
 
+        Args:
+            path: TOML file, or the name of a shipped recipe.
+
         Raises:
             UsageError: It is missing, is not TOML, or a value is missing, unknown, of the wrong
                 kind or out of range; the message names the file and the field.
         """
-        path = find_recipe(path)
-        table, digest = read_recipe(path, _TOP_LEVEL)
-        where = str(path)
-        phases = table.get("phase")
-        if not isinstance(phases, list) or not phases:
-            raise UsageError(f"{path}: there is no [[phase]]", mend="add at least one")
-        grader = {"grader": "acoustic", "format_revision": 1, **section(table, "grader", where)}
-        try:
-            config = AcousticConfig.from_dict(grader)
-        except CheckpointError as error:
-            raise UsageError(f"{where} [grader]: {error.message}", mend="mend the recipe") from None
+        file = RecipeFile.read(find_recipe(path))
+        file.refuse_unknown(cls.read)
+        threads = file.value("threads", cls.default_threads)
+        if not 1 <= threads <= 1024:
+            raise UsageError(f"{file.path}: threads must be 1 to 1024")
         recipe = cls(
-            name=path.stem,
-            seed=value(table.get("seed", 0), 0, f"{where}: seed"),
-            data=build(DataRecipe, section(table, "data", where), f"{where} [data]"),
-            encoder=build(EncoderRecipe, section(table, "encoder", where), f"{where} [encoder]"),
-            grader=config,
-            augment=build(AugmentRecipe, table.get("augment", {}), f"{where} [augment]"),
-            phases=tuple(
-                build(PhaseRecipe, item, f"{where} [[phase]] {i + 1}")
-                for i, item in enumerate(phases)
-            ),
-            kernel=(
-                build(KernelRecipe, table["kernel"], f"{where} [kernel]")
-                if "kernel" in table
-                else None
-            ),
-            threads=value(table.get("threads", 2), 0, f"{where}: threads"),
-            digest=digest,
-            folder=path.resolve().parent,
+            name=file.path.stem,
+            threads=threads,
+            digest=file.digest,
+            folder=file.path.resolve().parent,
+            **cls.read(file),
         )
-        recipe._check(where)
+        recipe.check(str(file.path))
         return recipe
 
-    def manifest_path(self) -> Path:
-        """Return where the manifest lies.
+    @classmethod
+    def read(cls, file: RecipeFile) -> dict[str, Any]:
+        """Return the fields of the grader's own; what stands for one follows from its type."""
+        kinds = get_type_hints(cls)
+        data = kinds["data"]
+        found = file.part("data", data, needed=True) if cls.has_data_section else file.top(data)
+        return {"data": found} | {
+            item.name: file.field(item.name, kinds[item.name], item.default)
+            for item in fields(cls)
+            if item.name not in _HEADER
+        }
+
+    @abstractmethod
+    def check(self, where: str) -> None:
+        """Raise `UsageError` where a value cannot be; `where` is the file, for messages."""
+
+    @abstractmethod
+    def models(self, recordings: int) -> Sequence[Model]:
+        """Return the pretrained models that training on so many recordings runs."""
+
+    @abstractmethod
+    def steps(self, recordings: int) -> int:
+        """Return the optimiser steps of language models, encoders or whole graders, in all."""
+
+    @abstractmethod
+    def wanted(self) -> tuple[Sequence[str], str]:
+        """Return the scores that every line must have, and which `TARGETS` of them."""
+
+    def checked(self, config: C) -> C:
+        """Return a grader's configuration as it is read back.
+
+        Raises:
+            UsageError: No such configuration can be.
+        """
+        try:
+            return type(config).from_dict(json.loads(json.dumps(config.to_dict())))
+        except CheckpointError as error:
+            raise UsageError(
+                f"the recipe {self.name}: {error.message}", hint="correct the recipe"
+            ) from None
+
+    def find(self, name: str) -> Path:
+        """Return where a file of the recipe's data lies.
 
         Raises:
             UsageError: It is in none of the places looked at.
         """
-        return find_data(self.data.manifest, self.folder)
+        return find_data(name, self.folder)
 
-    def _check(self, where: str) -> None:
-        if self.data.targets not in ("raters", "medians"):
-            raise UsageError(f"{where} [data]: targets is {self.data.targets!r}, not a known kind")
-        for phase in self.phases:
-            for name in ("epochs", "batch_size", "patience"):
-                if getattr(phase, name) < (2 if name == "batch_size" else 1):
-                    raise UsageError(f"{where} [[phase]] {phase.name}: {name} is too small")
-            for name in ("dropout", "encoder_dropout", "ema", "warmup"):
-                if not 0 <= getattr(phase, name) < 1:
-                    raise UsageError(f"{where} [[phase]] {phase.name}: {name} must be in [0, 1)")
-        if self.grader.kernel_centres:
-            raise UsageError(f"{where} [grader]: kernel_centres is set by [kernel]")
-        if (kernel := self.kernel) is not None:
-            if not 0 <= kernel.blend <= 1:
-                raise UsageError(f"{where} [kernel]: blend must be in [0, 1]")
-            if kernel.folds < 2 or kernel.width < 1:
-                raise UsageError(f"{where} [kernel]: folds or width is too small")
-            if not (kernel.gammas and kernel.ridges and kernel.durations):
-                raise UsageError(f"{where} [kernel]: a list of candidates is empty")
-        if not 1 <= self.threads <= 1024:
-            raise UsageError(f"{where}: threads must be 1 to 1024")
+    def sides(self) -> Sides:
+        """Read the corpus's manifests.
+
+        Raises:
+            UsageError: As `find` does.
+            ManifestError: As `read_sides` does.
+        """
+        corpus = self.data
+        return read_sides(self.find(corpus.manifest), self.find(corpus.dev) if corpus.dev else None)
+
+    def recordings(self) -> tuple[list[Utterance], list[Utterance], str]:
+        """Return what is learnt from, what is held out, and the rule; raises as `sides` does."""
+        sides = self.sides()
+        return sides.train, sides.dev, sides.rule
 
 
-def find_recipe(path: str | Path) -> Path:
-    """Return the recipe's path; a name that is no file is looked for among the shipped ones."""
-    path = Path(path)
-    shipped = RECIPES / path.with_suffix(".toml").name
-    return shipped if not path.exists() and shipped.is_file() else path
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeOfRuns(Recipe):
+    """A recipe that is followed once for everything it names.
+
+    Attributes:
+        seed: Of everything.
+        ship: Name of the run that becomes the checkpoint.
+    """
+
+    seed: int = 1
+    ship: str = ""
+
+    def check_runs(self, where: str, what: str, names: Sequence[str]) -> None:
+        """Raise `UsageError` where names repeat, are none, or the shipped one is not there."""
+        check_names(where, what, names)
+        if self.ship not in names:
+            raise UsageError(f"{where}: ship is {self.ship!r}, none of {', '.join(names)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeOverSeeds(Recipe):
+    """A comparison: everything it names is trained with every seed.
+
+    Attributes:
+        seeds: Each is used once.
+        ship: Name of what is shipped; its first run becomes the checkpoint.
+    """
+
+    seeds: tuple[int, ...] = (1,)
+    ship: str = ""
+
+    def check_comparison(
+        self,
+        where: str,
+        what: str,
+        names: Sequence[str],
+        *,
+        sizes: Sequence[tuple[int, int]],
+        shares: Sequence[float],
+    ) -> None:
+        """Raise `UsageError` where what every comparison over seeds states cannot be.
+
+        Args:
+            where: The recipe's file.
+            what: What is compared, in the plural.
+            names: Their names.
+            sizes: Pairs of a count and the least it may be.
+            shares: What must be in [0, 1).
+        """
+        check_names(where, what, names)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise UsageError(f"{where}: seeds must be numbers that differ")
+        if any(count < least for count, least in sizes):
+            raise UsageError(f"{where}: epochs or batch_size is out of range")
+        if not all(0 <= share < 1 for share in shares):
+            raise UsageError(f"{where} [fit]: a share is not in [0, 1)")
+
+
+def shipped(items: Sequence[N], ship: str) -> N:
+    """Return the item that is shipped."""
+    return next(item for item in items if item.name == ship)
+
+
+def check_names(where: str, what: str, names: Sequence[str]) -> None:
+    """Raise `UsageError` where names repeat or are no identifiers."""
+    if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+        raise UsageError(f"{where}: {what} need names that differ: letters, digits and _")
+
+
+def check_choice(where: str, item: Named, field_name: str, choices: Sequence[str]) -> None:
+    """Raise `UsageError` where a field of a named item is none of the choices."""
+    value = getattr(item, field_name)
+    if value not in choices:
+        raise UsageError(
+            f"{where} {item.name}: {field_name} is {value!r}",
+            hint=f"choose from {', '.join(choices)}",
+        )

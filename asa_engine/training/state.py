@@ -98,22 +98,22 @@ def load_progress(folder: Path, digest: str) -> tuple[Progress, Path] | None:
     Raises:
         CheckpointError: The state is of another recipe, or damaged.
     """
-    found = sorted(folder.glob("state-*"))
-    if not found:
+    folders = sorted(folder.glob("state-*"))
+    if not folders:
         return None
-    value = read_json(found[-1] / PROGRESS_NAME, CheckpointError)
+    value = read_json(folders[-1] / PROGRESS_NAME, CheckpointError)
     try:
         progress = Progress(**value)
     except TypeError:
         raise CheckpointError(
-            f"{found[-1]} is not a training state", mend="start anew with --fresh"
+            f"{folders[-1]} is not a training state", hint="start anew with --fresh"
         ) from None
     if progress.digest != digest:
         raise CheckpointError(
             f"{folder} holds a run of another recipe, or of this one before it was changed",
-            mend="start anew with --fresh, or choose another output folder",
+            hint="start anew with --fresh, or choose another output folder",
         )
-    return progress, found[-1]
+    return progress, folders[-1]
 
 
 def load_modules(state: Path, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ def load_modules(state: Path, modules: Mapping[str, nn.Module]) -> dict[str, Ten
             )
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"{state} cannot be restored: {error}", mend="start anew with --fresh"
+            f"{state} cannot be restored: {error}", hint="start anew with --fresh"
         ) from None
     return {
         key.removeprefix("optimizer/"): value

@@ -56,7 +56,7 @@ def prepare_model(name: str, python: Path, folder: Path) -> ModelFiles:
         CheckpointError: Its packages are missing or hold something else.
     """
     if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}", mend=f"choose from {', '.join(MODELS)}")
+        raise UsageError(f"unknown model {name!r}", hint=f"choose from {', '.join(MODELS)}")
     target = folder / name
     if not target.is_dir():
         packages = [_package_folder(package, python) for package in MODELS[name]]
@@ -99,15 +99,15 @@ def export(model: ModelFiles, python: Path, say: Callable[[str], None]) -> Files
 
 def _package_folder(package: str, python: Path) -> Path:
     program = "import importlib.util as u, sys; s = u.find_spec(sys.argv[1]); print(s.origin)"
-    found = subprocess.run(
+    done = subprocess.run(
         [str(python), "-c", program, package], capture_output=True, text=True, check=False
     )
-    if found.returncode != 0:
+    if done.returncode != 0:
         raise CheckpointError(
             f"the package {package} is not installed for {python}",
-            mend="install benchmarks/encoders/requirements.txt there",
+            hint="install benchmarks/encoders/requirements.txt there",
         )
-    return Path(found.stdout.strip()).parent
+    return Path(done.stdout.strip()).parent
 
 
 def _join(packages: list[Path], target: Path) -> None:
@@ -115,7 +115,7 @@ def _join(packages: list[Path], target: Path) -> None:
     target.mkdir()
     parts = sorted(path for folder in packages for path in folder.rglob("model.bin*"))
     if not parts:
-        raise CheckpointError(f"{packages[0]} holds no model.bin", mend="reinstall the package")
+        raise CheckpointError(f"{packages[0]} holds no model.bin", hint="reinstall the package")
     with (target / "model.bin").open("wb") as joined:
         for part in parts:
             with part.open("rb") as file:

@@ -161,14 +161,14 @@ class TorchBf16(Torch):
 
     def ways(self, shape: tuple[int, int, int]) -> dict[str, Encode]:
         """Cross both ways with one by one and in one batch."""
-        found: dict[str, Encode] = {}
+        ways: dict[str, Encode] = {}
         for name, encode in (("autocast", self._autocast), ("module in bf16", self._in_bf16)):
-            found[name if shape[0] == 1 else f"{name}, one batch"] = encode
+            ways[name if shape[0] == 1 else f"{name}, one batch"] = encode
             if shape[0] > 1:
-                found[f"{name}, one by one"] = lambda mel, encode=encode: np.concatenate(  # type: ignore[misc]
+                ways[f"{name}, one by one"] = lambda mel, encode=encode: np.concatenate(  # type: ignore[misc]
                     [encode(window[None]) for window in mel]
                 )
-        return found
+        return ways
 
     def encode(self, mel: Array) -> Array:
         """Encode under autocast."""
@@ -319,7 +319,7 @@ class Native(Peer):
     def __init__(self, files: Files, threads: int) -> None:
         super().__init__(files, threads)
         try:
-            encoder = import_module("asa_engine.backends.native").WhisperEncoder
+            encoder = import_module("asa_engine.graders.acoustic.backends.native").WhisperEncoder
             self._encoder: Any = encoder.load(
                 files.hugging_face, precision=self._precisions(files), threads=threads
             )

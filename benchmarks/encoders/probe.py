@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.native import WhisperEncoder
-from asa_engine.bench.speech import read_samples, samples_in_memory
 from asa_engine.errors import AsaError
+from asa_engine.evaluation.manifest import read_manifest
+from asa_engine.evaluation.splits import dev_split
+from asa_engine.graders.acoustic.backends.native import WhisperEncoder
 from asa_engine.kernels import log_mel
-from asa_engine.manifest import dev_split, read_manifest
+from asa_engine.measuring.speech import read_samples, samples_in_memory
 from benchmarks.encoders.models import ModelFiles
 
 __all__ = ["Drift", "Probe", "drift_windows", "fit_probe", "prepare_drift", "read_scored"]

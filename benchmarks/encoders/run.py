@@ -9,37 +9,39 @@ peer's error, then time those that pass, turn by turn -> JSON and one HTML page.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from asa_engine.bench.host import describe_host, git_revision, host_slug, load_average
 from asa_engine.bench.report import compact_json
-from asa_engine.bench.speech import find_source, prepare_speech, samples_in_memory
-from asa_engine.bench.statistics import paired_ratio, summarise
-from asa_engine.errors import AsaError, BackendError, UsageError
+from asa_engine.errors import BackendError, UsageError
 from asa_engine.files import atomic_write
 from asa_engine.kernels.reference import log_mel
+from asa_engine.measuring.host import describe_host, git_revision, host_slug, load_average
+from asa_engine.measuring.speech import Wanted, find_source, prepare_speech, samples_in_memory
+from benchmarks.command import exit_code
 from benchmarks.encoders.models import export, prepare_model
 from benchmarks.encoders.peers import NOT_TIMED, PEERS, REFERENCE, Files
 from benchmarks.encoders.probe import Drift, prepare_drift
+from benchmarks.encoders.rounds import (
+    ERROR_BOUNDS,
+    Findings,
+    Task,
+    relative_error,
+    rows_of,
+    take_turns,
+)
 from benchmarks.encoders.table import check_targets, render, summary_lines
-from benchmarks.encoders.worker import PeerFailed, PeerProcess
+from benchmarks.encoders.worker import PeerProcess
 
-__all__ = ["ERROR_BOUNDS", "Task", "main", "relative_error", "rows_of", "take_turns"]
+__all__ = ["main"]
 
-# Largest relative error at which a peer is still timed. int8 is wide: the usual dynamic scheme
-# of some peers is near a tenth, and the table should show what that buys.
-ERROR_BOUNDS = {"fp32": 1e-3, "bf16": 0.03, "int8": 0.15}
 # A sleeping worker should burn nothing; above this share of a core it disturbs the others.
 MAX_IDLE_CPU_SHARE = 0.02
 # The first model's single stream is what targets are about; the rest gets fewer rounds, so that
@@ -68,136 +70,18 @@ once a model on fp32; a peer's drift is taken once a model, at the first thread 
 way that is fastest for many windows, after the timing."""
 
 
-class TimedPeer(Protocol):
-    """What a turn needs of a peer's process."""
-
-    def measure(self) -> Mapping[str, float]:
-        """Run one timed pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Windows that arrive together.
-
-    Attributes:
-        model: Key of `MODELS`.
-        seconds: Length of each window.
-        streams: How many there are.
-        threads: Threads each peer may use.
-    """
-
-    model: str
-    seconds: float
-    streams: int
-    threads: int
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a run has found so far."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    not_timed: list[dict[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def leave_out(self, what: str, why: str) -> None:
-        """Record once what is not timed and why."""
-        if (entry := {"what": what, "why": why}) not in self.not_timed:
-            self.not_timed.append(entry)
-
-
-def relative_error(states: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Return the Frobenius norm of the difference over the reference's; NaN where one is NaN.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    if states.shape != reference.shape:
-        raise ValueError(f"states {states.shape} cannot be compared with {reference.shape}")
-    truth = reference.astype(np.float64)
-    return float(np.linalg.norm(states - truth) / np.linalg.norm(truth))
-
-
-def take_turns(
-    peers: Mapping[str, TimedPeer], rounds: int, seed: int = 0
-) -> dict[str, list[Mapping[str, float]]]:
-    """Give every peer one turn a round, each round in a new random order."""
-    order = list(peers)
-    shuffle = random.Random(seed).shuffle
-    samples: dict[str, list[Mapping[str, float]]] = {name: [] for name in order}
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            samples[name].append(peers[name].measure())
-    return samples
-
-
-def rows_of(
-    task: Task,
-    samples: Mapping[str, Sequence[Mapping[str, float]]],
-    errors: Mapping[str, float],
-    about: Mapping[str, Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """Turn the samples of one task into rows of the result; `drift_rms` comes later.
-
-    Args:
-        task: What was timed.
-        samples: As `take_turns` returns them; the reference is among them.
-        errors: Peer -> relative error.
-        about: Peer -> `version`, `way` and `tried_ms`.
-    """
-    times = {name: [[turn["ms"]] for turn in turns] for name, turns in samples.items()}
-    rows = []
-    for name, turns in samples.items():
-        latency, peer = summarise(times[name]), PEERS[name]
-        ratio = paired_ratio(times[REFERENCE], times[name])
-        rows.append(
-            {
-                "model": task.model,
-                "seconds": task.seconds,
-                "streams": task.streams,
-                "threads": task.threads,
-                "peer": name,
-                "library": peer.label,
-                "version": about[name]["version"],
-                "precision": peer.precision,
-                "way": about[name]["way"],
-                "tried_ms": about[name]["tried_ms"],
-                "n": latency.n,
-                "min_ms": latency.min_ms,
-                "p50_ms": latency.p50_ms,
-                "p90_ms": latency.p90_ms,
-                "windows_per_s": 1e3 * task.streams / latency.p50_ms,
-                "speedup": {"median": ratio.median, "q25": ratio.q25, "q75": ratio.q75},
-                "relative_error": errors[name],
-                "error_bound": ERROR_BOUNDS[peer.precision],
-                "drift_rms": None,
-                "cores_used": sum(t["cpu_ms"] for t in turns) / sum(t["ms"] for t in turns),
-                "p50_cpu_ms": float(np.median([turn["cpu_ms"] for turn in turns])),
-                "memory_mb": turns[-1]["memory_mb"],
-                "samples_ms": [round(turn["ms"], 3) for turn in turns],
-            }
-        )
-    return rows
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
     args = _parse(argv)
-    try:
+
+    def work() -> list[str]:
         result = _run(args, lambda line: print(f"encoders: {line}", file=sys.stderr, flush=True))
         target = args.output or Path("benchmarks/results") / f"encoders-{result['host_slug']}.json"
         atomic_write(target, compact_json(result).encode())
         atomic_write(target.with_suffix(".html"), render(result).encode())
-    except AsaError as error:
-        print(f"encoders: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("encoders: interrupted", file=sys.stderr)
-        return 130
-    print("\n".join(summary_lines(result)))
-    print(f"written: {target} and {target.with_suffix('.html')}")
-    return 0
+        return [*summary_lines(result), f"written: {target} and {target.with_suffix('.html')}"]
+
+    return exit_code("encoders", work)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -243,10 +127,12 @@ def _run(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]
         speech = prepare_speech(
             source,
             folder,
-            clip_seconds=(),
-            batch_size=max(8, *args.streams),
-            batch_clip_s=max(*args.seconds, *args.streams_seconds),
-            drift_recordings=1,
+            Wanted(
+                clip_seconds=(),
+                batch_size=max(8, *args.streams),
+                batch_clip_s=max(*args.seconds, *args.streams_seconds),
+                drift_recordings=1,
+            ),
         )
         for name in args.models:
             model = prepare_model(name, args.python, args.work)
@@ -307,14 +193,14 @@ def _take_drifts(
     for name, peer in peers.items():
         try:
             drifts[name] = drift.probe.drift_rms(peer.prepare(drift.mel)[0], reference)
-        except (PeerFailed, ValueError) as failure:
+        except (BackendError, ValueError) as failure:
             findings.leave_out(f"{name}, score drift", str(failure))
 
 
 def _check(args: argparse.Namespace) -> None:
     unknown = [name for name in args.peers if name not in PEERS]
     if unknown:
-        raise UsageError(f"unknown peers {unknown}", mend=f"choose from {', '.join(PEERS)}")
+        raise UsageError(f"unknown peers {unknown}", hint=f"choose from {', '.join(PEERS)}")
     if REFERENCE not in args.peers:
         raise UsageError(f"{REFERENCE} must be among the peers: errors are taken against it")
     if not all(0.1 <= seconds <= 30.0 for seconds in (*args.seconds, *args.streams_seconds)):
@@ -324,7 +210,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.python.is_file():
         raise UsageError(
             f"there is no interpreter {args.python}",
-            mend="make the peers' environment as benchmarks/encoders/README.md says",
+            hint="make the peers' environment as benchmarks/encoders/README.md says",
         )
 
 
@@ -357,7 +243,7 @@ def _group(
             try:
                 peer.wait()
                 peers[name] = peer
-            except PeerFailed as failure:
+            except BackendError as failure:
                 findings.leave_out(name, str(failure))
         for (seconds, streams), mel in mels.items():
             task = Task(model, seconds, streams, threads)
@@ -367,7 +253,7 @@ def _group(
             _take_drifts(drift, peers, findings, drifts)  # last: so many windows take memory
             say(f"{model}: drift of scores done")
         for name, peer in peers.items():
-            share = peer.stop()["idle_cpu_share"]
+            share = peer.close()["idle_cpu_share"]
             if share > MAX_IDLE_CPU_SHARE:
                 findings.warnings.append(
                     f"{name} ({model}, {threads} threads) burnt {share:.0%} of a core while idle"
@@ -395,7 +281,7 @@ def _time(
         try:
             states, tried = peers[name].prepare(mel)
             error = relative_error(states, reference)
-        except (PeerFailed, ValueError) as failure:
+        except (BackendError, ValueError) as failure:
             findings.leave_out(what, str(failure))
             continue
         bound = ERROR_BOUNDS[PEERS[name].precision]
@@ -405,7 +291,7 @@ def _time(
         errors[name], about[name] = error, {**peers[name].about, **tried}
     try:
         samples = take_turns({name: peers[name] for name in errors}, _rounds(args, task))
-    except PeerFailed as failure:
+    except BackendError as failure:
         findings.leave_out(str(task), f"a peer failed while it was timed: {failure}")
         return []
     return rows_of(task, samples, errors, about)

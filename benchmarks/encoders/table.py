@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
-from asa_engine.bench.plots import Bar, bar_chart
-from asa_engine.bench.statistics import paired_ratio
+from asa_engine.measuring.statistics import paired_ratio
+from asa_engine.pages import Bar, bar_chart, page, table
 
 __all__ = ["check_targets", "render", "summary_lines"]
 
@@ -51,8 +50,8 @@ def check_targets(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _row(result: Mapping[str, Any], seconds: float, threads: int, peer: str) -> Row | None:
     """The single-stream row of tiny.en, whose targets these are."""
     for row in result["rows"]:
-        found = (row["model"], row["seconds"], row["streams"], row["threads"], row["peer"])
-        if found == ("tiny.en", seconds, 1, threads, peer):
+        key = (row["model"], row["seconds"], row["streams"], row["threads"], row["peer"])
+        if key == ("tiny.en", seconds, 1, threads, peer):
             return dict(row)
     return None
 
@@ -188,7 +187,6 @@ def render(result: Mapping[str, Any]) -> str:
     """Return one self-contained HTML page: no scripts, no addresses."""
     host = result["host"]
     title = f"Whisper encoders on {host['cpu']}, {host['cores']} cores"
-    style = resources.files("asa_engine.bench").joinpath("report.css").read_text(encoding="utf-8")
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(result["made"])} · <code>{escape(result["command"])}</code> · '
@@ -196,25 +194,19 @@ def render(result: Mapping[str, Any]) -> str:
         *(f'<p class="warning">{escape(text)}</p>' for text in result["warnings"]),
         f"<p>{escape(result['method'])}</p>",
         "<h2>Targets</h2>",
-        _html(("what", "target", "figure", ""), [_target_cells(t) for t in result["targets"]]),
+        table(("what", "target", "figure", ""), [_target_cells(t) for t in result["targets"]]),
         *_charts(result["rows"]),
         "<h2>All figures</h2>",
-        _html(_HEAD, [tuple(map(escape, _cells(row))) for row in result["rows"]]),
+        table(_HEAD, [tuple(map(escape, _cells(row))) for row in result["rows"]]),
         "<h2>Not timed</h2>",
-        _html(
+        table(
             ("what", "why"),
             [(escape(entry["what"]), escape(entry["why"])) for entry in result["not_timed"]],
         ),
         "<h2>Host and versions</h2>",
-        _html(("", ""), _host_cells(result)),
+        table(("", ""), _host_cells(result)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return page(title, body)
 
 
 def _target_cells(target: Mapping[str, Any]) -> tuple[str, ...]:
@@ -268,16 +260,3 @@ def _host_cells(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         "speech": result["speech"],
     }
     return [(escape(name), escape(value)) for name, value in pairs.items()]
-
-
-def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; cells of `rows` are HTML already."""
-
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
-
-    lines = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead>\n'
-        f"<tbody>\n{lines}\n</tbody></table></div>"
-    )

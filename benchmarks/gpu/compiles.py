@@ -17,11 +17,10 @@ os.environ.pop(
     "TRITON_INTERPRET", None
 )  # before triton is imported: the interpreter compiles nothing
 
-from asa_engine.backends.cuda import grader_shape
 from asa_engine.bundle import Bundle
+from asa_engine.gpu.triton.ahead import SHARED_LIMIT_BYTES, compile_launch, launches_of
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_engine.kernels.device import GraderShape
-from asa_engine.kernels.triton.ahead import SHARED_LIMIT_BYTES, compile_launch, launches_of
+from asa_engine.nn.acoustic_tensors import GraderShape
 from benchmarks.gpu.workloads import SIZES
 
 __all__ = ["main"]
@@ -60,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _shape(size: str) -> GraderShape:
     if size == "default":
-        return grader_shape(AcousticConfig.from_dict(Bundle.open().config))
-    return grader_shape(SIZES[size].config())
+        return AcousticConfig.from_dict(Bundle.open("acoustic").config).shape
+    return SIZES[size].config().shape
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends import DeviceBackend, backend_class
-from asa_engine.backends.cuda import FAMILIES
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, write_manifest
 from asa_engine.errors import AsaError, BackendError
-from asa_engine.kernels.device import Device, Limits, Model, Ragged
+from asa_engine.gpu.device import Device, Limits, Model, Ragged
+from asa_engine.gpu.families import FAMILIES
+from asa_engine.graders import DEFAULT_GRADER, grader_entry
+from asa_engine.graders.acoustic.backends.base import DeviceBackend
+from asa_engine.runtimes import runtime
 from benchmarks.gpu.workloads import Size, prepare
 
 __all__ = [
@@ -120,8 +122,8 @@ class Torch(Contender):
         with self._chosen():
             mel = host.to(self._device, self._type, non_blocking=True)
             stats = self._run(mel)[1]
-            found: Array = stats.float().cpu().numpy()
-        return found
+            pooled: Array = stats.float().cpu().numpy()
+        return pooled
 
 
 class EagerFp32(Torch):
@@ -152,8 +154,8 @@ def open_device(family: str, *, dry: bool) -> Device:
     """
     if dry:
         stand_ins = {
-            "triton": "asa_engine.kernels.triton.emulation:EmulatedDevice",
-            "cuda": "asa_engine.kernels.numpy_device:NumpyDevice",
+            "triton": "asa_engine.gpu.triton.emulation:EmulatedDevice",
+            "cuda": "asa_engine.gpu.numpy_device:NumpyDevice",
         }
         module, name = stand_ins[family].split(":")
         stand_in: Device = getattr(importlib.import_module(module), name)()
@@ -213,16 +215,16 @@ class Exported(Contender):
 
     def __init__(self, size: Size, folder: Path, limits: Limits, *, dry: bool) -> None:
         super().__init__(size, folder, limits, dry=dry)
-        found = backend_class(self.backend)
-        if not (usable := found.availability()).usable:
+        if not (usable := runtime(self.backend).availability()).usable:
             raise NotHere(usable.reason)
-        if not issubclass(found, DeviceBackend):
-            raise NotHere(f"{self.backend} takes one window at a time")
         try:
             bundle = self._bundle()
-            self._backend = found.open(bundle, precision=self.precision, threads=1)
+            opened = grader_entry(bundle.grader).open(bundle, self.backend, self.precision, 1)
         except AsaError as error:
             raise NotHere(str(error)) from None
+        if not isinstance(opened, DeviceBackend):
+            raise NotHere(f"{self.backend} takes one window at a time")
+        self._backend = opened
 
     @property
     def version(self) -> str:
@@ -252,7 +254,7 @@ class Exported(Contender):
                 folder,
                 name="random",
                 version="1",
-                grader="acoustic",
+                grader=DEFAULT_GRADER,
                 stages={
                     "grader": {self.backend: {self.precision: "grader.onnx"}},
                     "head": {self.backend: {self.precision: "head.onnx"}},
@@ -295,18 +297,18 @@ DRY = ("torch-eager-fp32", "torch-sdpa-bf16", "tensorrt-bf16", "ours-triton-bf16
 
 def library_versions() -> dict[str, str]:
     """Versions of what may take part, as far as it is installed."""
-    found = {}
+    versions = {}
     for name in ("torch", "triton", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def gpu_description(*, dry: bool) -> dict[str, Any]:
     """The GPU and its driver, as JSON values."""
     if dry:
         return {"name": "none (dry run on the CPU)", "compute_capability": "", "driver": ""}
-    from asa_engine.backends.gpu import CudaDriver, Gpu
+    from asa_engine.gpu.device_memory import CudaDriver, Gpu
 
     gpu = Gpu(CudaDriver.open())
     machine = gpu.machine()

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.batching import Batcher, Work
-from asa_engine.backends.cuda import CudaBackend
-from asa_engine.backends.native import NativeBackend
-from asa_engine.bench.speech import find_source, samples_in_memory
 from asa_engine.bundle import Bundle
+from asa_engine.evaluation.manifest import read_manifest
+from asa_engine.gpu.batching import Batcher, Work
+from asa_engine.gpu.device import Limits, Ragged, frames_of, mel_frames_of
+from asa_engine.graders.acoustic.backends.cuda import CudaBackend
+from asa_engine.graders.acoustic.backends.native import NativeBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.acoustic.runtime import AcousticRun
-from asa_engine.kernels.device import Limits, Ragged, frames_of, mel_frames_of
-from asa_engine.manifest import read_manifest
+from asa_engine.measuring.speech import find_source, samples_in_memory
 from asa_engine.profiling import StageClock
 from benchmarks.gpu.contenders import CONTENDERS, REFERENCE, Contender, Ours, open_device
 from benchmarks.gpu.workloads import SIZES, bytes_of_window, flops_of_window, mels, samples
@@ -47,20 +47,20 @@ def passes(run: Callable[[], object], seconds: float, least: int, warm: int) -> 
     """
     for _ in range(warm):
         run()
-    found: list[float] = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(found) < least or time.perf_counter() < end:
+    while len(times) < least or time.perf_counter() < end:
         started = time.perf_counter()
         run()
-        found.append(1e3 * (time.perf_counter() - started))
-    return found
+        times.append(1e3 * (time.perf_counter() - started))
+    return times
 
 
-def _summary(found: list[float]) -> dict[str, Any]:
-    p50, p99 = np.percentile(found, (50, 99)).tolist()
-    kept = found if len(found) <= 200 else found[:: math.ceil(len(found) / 200)]
+def _summary(times: list[float]) -> dict[str, Any]:
+    p50, p99 = np.percentile(times, (50, 99)).tolist()
+    kept = times if len(times) <= 200 else times[:: math.ceil(len(times) / 200)]
     return {
-        "n": len(found),
+        "n": len(times),
         "p50_ms": p50,
         "p99_ms": p99,
         "samples_ms": [round(ms, 4) for ms in kept],
@@ -78,7 +78,7 @@ def peaks(cell: Cell, folder: Path) -> dict[str, Any]:
         if not dry:
             torch.cuda.synchronize()
 
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name in ("bf16", "fp16"):
         dtype = torch.bfloat16 if name == "bf16" else torch.float16
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -88,7 +88,7 @@ def peaks(cell: Cell, folder: Path) -> dict[str, Any]:
             settle()
 
         best = min(passes(multiply, cell["seconds"], 3, WARM_PASSES))
-        found[f"{name}_tflops"] = 2 * side**3 / best / 1e9
+        figures[f"{name}_tflops"] = 2 * side**3 / best / 1e9
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
 
@@ -97,8 +97,8 @@ def peaks(cell: Cell, folder: Path) -> dict[str, Any]:
         settle()
 
     best = min(passes(copy, cell["seconds"], 3, WARM_PASSES))
-    found["copy_gb_s"] = 2 * size / best / 1e6  # read and written
-    return found
+    figures["copy_gb_s"] = 2 * size / best / 1e6  # read and written
+    return figures
 
 
 def _open(cell: Cell, folder: Path, limits: Limits) -> Contender:
@@ -117,10 +117,10 @@ def encoder(cell: Cell, folder: Path) -> dict[str, Any]:
     contender = _open(cell, folder, Limits(batch, batch * frames))
     windows = mels(size, [size.window_s] * batch)
     error = _error(contender, folder / f"{cell['size']}-truth.npy", cell)
-    found = passes(
+    times = passes(
         lambda: contender.encode(windows), cell["seconds"], cell["least"], min(WARM_PASSES, batch)
     )
-    result = _summary(found)
+    result = _summary(times)
     seconds = result["p50_ms"] / 1e3
     result |= {
         "version": contender.version,
@@ -158,8 +158,8 @@ def ragged(cell: Cell, folder: Path) -> dict[str, Any]:
     if not contender.ragged:
         seconds = [size.window_s] * batch
     windows = mels(size, seconds)
-    found = passes(lambda: contender.encode(windows), cell["seconds"], cell["least"], WARM_PASSES)
-    result = _summary(found)
+    times = passes(lambda: contender.encode(windows), cell["seconds"], cell["least"], WARM_PASSES)
+    result = _summary(times)
     result |= {
         "version": contender.version,
         "padded": not contender.ragged,
@@ -172,7 +172,7 @@ def ragged(cell: Cell, folder: Path) -> dict[str, Any]:
 
 def latency(cell: Cell, folder: Path) -> dict[str, Any]:
     """Time one window from samples on the host to scores on the host, on the shipped bundle."""
-    bundle = Bundle.open()
+    bundle = Bundle.open("acoustic")
     config = AcousticConfig.from_dict(bundle.config)
     contender = CONTENDERS[cell["contender"]]
     sound = samples(0.5 if cell["dry"] else config.window_s)
@@ -184,8 +184,8 @@ def latency(cell: Cell, folder: Path) -> dict[str, Any]:
             return backend.encode_many([sound]).scores
     else:
         run = _torch_pipeline(bundle, sound, cell)
-    found = passes(run, cell["seconds"], cell["least"], WARM_PASSES)
-    return {**_summary(found), "window_s": len(sound) / 16_000}
+    times = passes(run, cell["seconds"], cell["least"], WARM_PASSES)
+    return {**_summary(times), "window_s": len(sound) / 16_000}
 
 
 def _torch_pipeline(bundle: Bundle, sound: NDArray[np.float32], cell: Cell) -> Callable[[], object]:
@@ -254,7 +254,7 @@ def _served(
     batcher: Batcher, count: int, window: NDArray[np.float32], period_s: float, seconds: float
 ) -> float:
     """Return the p99 latency of windows, ms; infinity where one fails."""
-    found: list[float] = []
+    times: list[float] = []
     failed: list[BaseException] = []
     done = threading.Semaphore(0)
     total = max(count, round(count * seconds / period_s))
@@ -267,7 +267,7 @@ def _served(
             time.sleep(wait)
 
         def note(future: Any, due: float = due) -> None:
-            found.append(1e3 * (time.perf_counter() - due))
+            times.append(1e3 * (time.perf_counter() - due))
             if (error := future.exception()) is not None:
                 failed.append(error)
             done.release()
@@ -277,12 +277,12 @@ def _served(
         batcher.submit(work)
     for _ in range(total):
         done.acquire()
-    return math.inf if failed else float(np.percentile(found, 99))
+    return math.inf if failed else float(np.percentile(times, 99))
 
 
 def drift(cell: Cell, folder: Path) -> dict[str, Any]:
     """Compare scores of the shipped bundle with those of the CPU's kernels at fp32."""
-    bundle = Bundle.open()
+    bundle = Bundle.open("acoustic")
     contender = CONTENDERS[cell["contender"]]
     assert issubclass(contender, Ours)
     device = open_device(contender.family, dry=cell["dry"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
+
+from asa_engine.pages import page, table
 
 __all__ = ["DRY_WARNING", "check_targets", "render", "summary_lines"]
 
@@ -37,7 +38,7 @@ def check_targets(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     drift = _best(result, "drift", "rms", names=("ours-",), lowest=False)
     budget = _best(result, "drift", "budget_rms", names=("ours-",))
     differ = _best(result, "stability", "windows_that_differ", names=("ours-",))
-    found = [
+    targets = [
         _ratio("large-v3, throughput against torch.compile's best bf16", ours, compiled, 1.2),
         _ratio("large-v3, share of the measured bf16 matrix peak", share, peak, 0.6),
         _most("shipped bundle, one window, audio in host memory to score, ms", quickest, 1.5),
@@ -46,8 +47,8 @@ def check_targets(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         _most("windows whose bits depend on their batch", differ, 0),
     ]
     if result["dry"]:
-        found = [{**target, "figure": "", "met": None} for target in found]
-    return found
+        targets = [{**target, "figure": "", "met": None} for target in targets]
+    return targets
 
 
 def _cells(result: Mapping[str, Any], section: str) -> list[tuple[Mapping[str, Any], Figures]]:
@@ -71,12 +72,12 @@ def _best(
     size: str | None = None,
     lowest: bool = False,
 ) -> float | None:
-    found = [
+    figures_of = [
         figures[name]
         for cell, figures in _cells(result, section)
         if cell["contender"].startswith(tuple(names)) and size in (None, cell.get("size"))
     ]
-    return (min if lowest else max)(found, default=None)
+    return (min if lowest else max)(figures_of, default=None)
 
 
 def _target(name: str, limit: str, figure: str = "", met: bool | None = None) -> dict[str, Any]:
@@ -90,10 +91,10 @@ def _ratio(name: str, ours: float | None, theirs: float | None, least: float) ->
     return _target(name, limit, f"{ours / theirs:.3g}", ours / theirs >= least)
 
 
-def _most(name: str, found: float | None, most: float | None) -> dict[str, Any]:
-    if found is None or most is None:
+def _most(name: str, figure: float | None, most: float | None) -> dict[str, Any]:
+    if figure is None or most is None:
         return _target(name, "within its budget" if most is None else f"at most {most:g}")
-    return _target(name, f"at most {most:.3g}", f"{found:.3g}", found <= most)
+    return _target(name, f"at most {most:.3g}", f"{figure:.3g}", figure <= most)
 
 
 _COLUMNS = {
@@ -161,7 +162,6 @@ def _not_timed(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def render(result: Mapping[str, Any]) -> str:
     """Return one self-contained HTML page: no scripts, no addresses."""
     title = f"The acoustic grader on {result['gpu']['name']}"
-    style = resources.files("asa_engine.bench").joinpath("report.css").read_text(encoding="utf-8")
     targets = [
         [
             *map(escape, (target["name"], target["limit"], target["figure"] or "-")),
@@ -175,36 +175,17 @@ def render(result: Mapping[str, Any]) -> str:
         f"revision {escape(result['revision'] or 'unknown')}</p>",
         *([f'<p class="warning">{escape(DRY_WARNING)}</p>'] if result["dry"] else []),
         "<h2>Targets</h2>",
-        _html(("what", "target", "figure", ""), targets),
+        table(("what", "target", "figure", ""), targets),
     ]
     for section in _COLUMNS:
         if rows := _rows(result, section):
             cells = [list(map(escape, row)) for row in rows]
-            body += [f"<h2>{section}</h2>", _html(_head(section), cells)]
+            body += [f"<h2>{section}</h2>", table(_head(section), cells)]
     about = {**result["gpu"], **result["libraries"], "CPU": result["host"]["cpu"]}
     body += [
         "<h2>Not timed</h2>",
-        _html(("what", "why"), [list(map(escape, pair)) for pair in _not_timed(result)]),
+        table(("what", "why"), [list(map(escape, pair)) for pair in _not_timed(result)]),
         "<h2>Machine and versions</h2>",
-        _html(("", ""), [[escape(str(k)), escape(str(v))] for k, v in about.items()]),
+        table(("", ""), [[escape(str(k)), escape(str(v))] for k, v in about.items()]),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; cells of `rows` are HTML already."""
-
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
-
-    lines = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead>\n'
-        f"<tbody>\n{lines}\n</tbody></table></div>"
-    )
+    return page(title, body)

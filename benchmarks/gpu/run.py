@@ -21,9 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asa_engine.bench.host import describe_host, git_revision
 from asa_engine.errors import AsaError, UsageError
 from asa_engine.files import atomic_write, read_json
+from asa_engine.measuring.host import describe_host, git_revision
+from benchmarks.command import exit_code
 from benchmarks.gpu.contenders import (
     CONTENDERS,
     DRY,
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     if args.cell is not None:
         return _one(json.loads(args.cell), args.work)
-    try:
+
+    def work() -> list[str]:
         target, result = _start(args)
         for cell in plan(args):
             key = _key(cell)
@@ -98,15 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["cells"][key] = {"cell": cell, **_measure(cell, args)}
             _write(target, result)
         _write(target, result)
-    except AsaError as error:
-        print(f"gpu: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("gpu: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    print("\n".join(summary_lines(result)))
-    print(f"written: {target} and {target.with_suffix('.html')}")
-    return 0
+        return [*summary_lines(result), f"written: {target} and {target.with_suffix('.html')}"]
+
+    return exit_code("gpu", work, "; run the same command again to go on")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -188,7 +184,7 @@ def _start(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     if before.get("dry") != args.dry or before.get("gpu", {}).get("name") != gpu["name"]:
         raise UsageError(
             f"{target} is of another machine, or of a dry run",
-            mend="name another file with -o, or pass --fresh",
+            hint="name another file with -o, or pass --fresh",
         )
     return target, {**fresh, "cells": before["cells"]}
 
@@ -204,10 +200,10 @@ def _measure(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     """Run a cell: {"figures": ...}, or {"not_timed": why}."""
     started = time.monotonic()
     if args.dry:
-        found = _guarded(cell, args.work)
+        figures = _guarded(cell, args.work)
     else:
-        found = _in_a_process(cell, args.work)
-    return {**found, "took_s": round(time.monotonic() - started, 1)}
+        figures = _in_a_process(cell, args.work)
+    return {**figures, "took_s": round(time.monotonic() - started, 1)}
 
 
 def _guarded(cell: Cell, work: Path) -> dict[str, Any]:
@@ -231,8 +227,8 @@ def _in_a_process(cell: Cell, work: Path) -> dict[str, Any]:
         return {"not_timed": f"took longer than {CELL_TIMEOUT_S:g} s"}
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
-            found: dict[str, Any] = json.loads(line.removeprefix(MARK))
-            return found
+            figures: dict[str, Any] = json.loads(line.removeprefix(MARK))
+            return figures
     last = (done.stderr.strip().splitlines() or ["said nothing"])[-1]
     return {"not_timed": f"ended with {done.returncode}: {last[:400]}"}
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.cuda import grader_shape
-from asa_engine.backends.safetensors import Tensors
+from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.bundle import WEIGHTS_NAME
+from asa_engine.gpu.device import Read
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.aspects import AspectConfig
-from asa_engine.kernels.device import GraderShape, Read
+from asa_engine.nn.acoustic_tensors import GraderShape
 from asa_engine.nn.config import WhisperEncoderConfig
 
 __all__ = [
@@ -66,7 +66,7 @@ def prepare(size: Size, folder: Path) -> tuple[AcousticConfig, GraderShape, Read
         torch.manual_seed(0)
         AcousticGrader(config).save(folder, overwrite=True)
     tensors = Tensors(folder / WEIGHTS_NAME)
-    return config, grader_shape(config), tensors.read
+    return config, config.shape, tensors.read
 
 
 def mels(size: Size, seconds: list[float], seed: int = 0) -> list[NDArray[np.float32]]:

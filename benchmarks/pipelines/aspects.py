@@ -116,11 +116,11 @@ class Recording:
         frames = speech.finish()
         words = pipeline.words(samples)
         duration_s = len(samples) / RATE_HZ
-        found = describe_words(words, track(samples), duration_s, pipeline.stages.analyser)
-        if frames is None or not found.words:
+        features = describe_words(words, track(samples), duration_s, pipeline.stages.analyser)
+        if frames is None or not features.words:
             return {"scores": []}
         prompt = np.zeros(pipeline.config.prompt_width, np.float32)
-        shares = pipeline.stages.judge(frames, prompt, found).astype(np.float64)
+        shares = pipeline.stages.judge(frames, prompt, features).astype(np.float64)
         return {"scores": (shares @ np.array(pipeline.config.class_scores)).tolist()}
 
 

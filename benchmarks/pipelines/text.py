@@ -35,8 +35,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from asa_engine.bench.host import describe_host
-from asa_engine.bench.speech import prepare_speech
+from asa_engine.measuring.host import describe_host
+from asa_engine.measuring.speech import Wanted, prepare_speech
 
 BACKBONE = "whisper-tiny.en"
 RATE_HZ = 16_000
@@ -176,13 +176,13 @@ class Worker:
 def drift(subject: str, results: Sequence[Any], expected: Sequence[Any]) -> dict[str, float]:
     """Return how far results are from the reference's: words changed, or score points."""
     if subject == "recogniser":
-        from asa_export.ctranslate2 import word_errors
+        from asa_engine.evaluation.metrics import edit_distance
 
         pairs = [
             (a.lower().split(), b.lower().split()) for a, b in zip(expected, results, strict=True)
         ]
         words = sum(len(a) for a, _ in pairs)
-        return {"words_changed": sum(word_errors(a, b) for a, b in pairs) / max(words, 1)}
+        return {"words_changed": sum(edit_distance(a, b) for a, b in pairs) / max(words, 1)}
     both = [
         (a["scores"], b["scores"])
         for a, b in zip(expected, results, strict=True)
@@ -272,10 +272,12 @@ def main() -> None:
         speech = prepare_speech(
             args.manifest,
             Path(folder),
-            clip_seconds=CLIPS_S,
-            batch_size=1,
-            batch_clip_s=5.0,
-            drift_recordings=args.drift_recordings,
+            Wanted(
+                clip_seconds=CLIPS_S,
+                batch_size=1,
+                batch_clip_s=5.0,
+                drift_recordings=args.drift_recordings,
+            ),
         )
         for threads in args.threads:
             if args.bundle is None:

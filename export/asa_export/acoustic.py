@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from asa_engine.backends import Backend
-from asa_engine.backends.cuda import CudaBackend
 from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
 from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.graders.acoustic.backends.base import Backend
+from asa_engine.graders.acoustic.backends.cuda import CudaBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_export.exporter import Exporter, Variant
+from asa_export.exporter import Exporter, Job, whole
 from asa_export.onnx import FloatLinears, encoder_model, head_model
 from asa_export.parity import REFERENCE, Scorer
 from asa_export.quantize import Calibration, Int8Linears, calibrate
-from asa_export.speech import Recording, Speech
+from asa_export.speech import Recording
 from asa_export.tensors import expected_tensors
 from asa_export.typed import TYPED, OnCpu, typed_model
 from asa_export.weights import Weights
@@ -34,25 +33,19 @@ ON_GPU = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
 def _validate(opened: Bundle) -> AcousticConfig:
     """Check that the source holds a whole, finite acoustic grader."""
     config = AcousticConfig.from_dict(opened.config)
-    Weights(opened.path / WEIGHTS_NAME).check(expected_tensors(config))
-    return config
+    return whole(opened, config, expected_tensors(config))
 
 
-def _optimise(
-    opened: Bundle,
-    config: AcousticConfig,
-    work: Path,
-    variants: Sequence[Variant],
-    speech: Speech,
-) -> Stages:
+def _optimise(job: Job[AcousticConfig]) -> Stages:
     """Write every artifact; return the stages that they serve."""
+    opened, config, work, variants = job.opened, job.config, job.work, job.variants
     for file in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(opened.path / file, work / file)
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     weights = Weights(work / WEIGHTS_NAME)
     calibration: Calibration | None = None
     if any(precision == "int8" and backend != "native" for backend, precision in variants):
-        calibration = calibrate(config, weights, windows_of(config, speech.calibration))
+        calibration = calibrate(config, weights, windows_of(config, job.speech.calibration))
     for backend, precision in variants:
         if backend in ("native", "cuda"):
             # The kernels pack the checkpoint's own weights when they load them.
@@ -94,7 +87,7 @@ def windows_of(
 def _judge(bundle: Bundle, backend: str, precision: str) -> Backend | None:
     """Run a GPU's graph, or a GPU kernels' arithmetic, on the CPU, where scores are compared."""
     if backend == "cuda":
-        from asa_engine.kernels.triton.emulation import EmulatedDevice
+        from asa_engine.gpu.triton.emulation import EmulatedDevice
 
         return CudaBackend(EmulatedDevice(), bundle, precision=precision, threads=1)
     return OnCpu(bundle, backend, precision) if backend in ON_GPU else None
@@ -117,6 +110,7 @@ EXPORTER = Exporter(
         "onnx-cuda": ("onnxruntime-cuda", ("fp32", "fp16", "bf16")),
         "onnx-tensorrt": ("onnxruntime-tensorrt", TYPED),
     },
+    preferred=(("native", "int8"),),
     validate=_validate,
     build=_optimise,
     judge=_judge,

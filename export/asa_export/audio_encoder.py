@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from asa_engine.nn.audio_language_model import AudioEncoder
 from asa_engine.nn.config import AudioEncoderConfig
+from asa_engine.nn.stored_layers import matrix_of
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.onnx import FloatLinears, transformer_layer
 from asa_export.weights import Weights
@@ -46,7 +47,7 @@ def constant(graph: Graph, value: Tensor) -> str:
 def linear_rows(graph: Graph, x: str, layer: nn.Linear) -> str:
     """Apply a linear layer to rows [N, K], its weights kept in the graph."""
     bias = () if layer.bias is None else (constant(graph, layer.bias),)
-    return graph.op("Gemm", x, constant(graph, layer.weight), *bias, transB=1)
+    return graph.op("Gemm", x, constant(graph, matrix_of(layer)), *bias, transB=1)
 
 
 def _qwen2(graph: Graph, config: AudioEncoderConfig, tower: nn.Module, mel: str) -> str:

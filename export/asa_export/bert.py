@@ -23,7 +23,6 @@ from asa_export.weights import Weights
 __all__ = ["FloatBert", "Int8Bert", "bert_model", "expected_tensors"]
 
 BLOCK = 32
-_INT8_ACTIVATIONS = 4  # MatMulNBits' name for it
 _WORDS = "embeddings.word_embeddings.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
 _SEGMENTS = "embeddings.token_type_embeddings.weight"
@@ -68,8 +67,8 @@ class Int8Bert:
         table = graph.array(_WORDS)
         scale = _scales(np.abs(table).max(axis=1, keepdims=True))
         rows = graph.constant(np.round(table / scale), np.int8)
-        found = graph.op("Cast", graph.op("Gather", rows, ids), to=onnx.TensorProto.FLOAT)
-        return graph.op("Mul", found, graph.op("Gather", graph.constant(scale), ids))
+        rows_as_float = graph.op("Cast", graph.op("Gather", rows, ids), to=onnx.TensorProto.FLOAT)
+        return graph.op("Mul", rows_as_float, graph.op("Gather", graph.constant(scale), ids))
 
     def apply(self, graph: Graph, x: str, name: str) -> str:
         """One product in blocks."""
@@ -78,23 +77,14 @@ class Int8Bert:
         if inputs % BLOCK:
             raise UsageError(
                 f"{name} has {inputs} inputs, not a multiple of {BLOCK}",
-                mend="leave int8 out for this encoder",
+                hint="leave int8 out for this encoder",
             )
         blocks = weight.reshape(outputs, -1, BLOCK)
         scale = _scales(np.abs(blocks).max(axis=2))
         # Unsigned, with zero at 128, as the operator wants it.
         rounded = np.round(blocks / scale[..., np.newaxis]) + 128
-        y = graph.op(
-            "MatMulNBits",
-            x,
-            graph.constant(rounded, np.uint8),
-            graph.constant(scale.reshape(-1)),
-            domain=MICROSOFT,
-            K=inputs,
-            N=outputs,
-            bits=8,
-            block_size=BLOCK,
-            accuracy_level=_INT8_ACTIVATIONS,
+        y = graph.product_in_blocks(
+            x, rounded, scale.reshape(-1), shape=weight.shape, bits=8, size=BLOCK
         )
         return graph.op("Add", y, self.small(graph, f"{name}.bias"))
 
@@ -108,13 +98,16 @@ def _scales(largest: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(largest / 127, np.float32(_TINY))
 
 
-def bert_model(shape: BertShape, weights: Weights, parts: BertParts) -> onnx.ModelProto:
+def bert_model(
+    shape: BertShape, weights: Weights, parts: BertParts, *, pooling: str = "mean"
+) -> onnx.ModelProto:
     """Build the graph.
 
     Args:
         shape: BERT's shape.
         weights: Its tensors, named as Hugging Face's `BertModel` does.
         parts: How embeddings and linear layers are computed.
+        pooling: `mean` of all pieces, or `cls`: the first's.
     """
     graph = Graph("text_encoder", weights)
     ids = graph.input("ids", [1, "pieces"], onnx.TensorProto.INT64)
@@ -128,7 +121,10 @@ def bert_model(shape: BertShape, weights: Weights, parts: BertParts) -> onnx.Mod
     x = _layer_norm(graph, parts, graph.op("Add", words, placed), "embeddings.LayerNorm")
     for index in range(shape.layers):
         x = _layer(graph, parts, x, f"encoder.layer.{index}", shape)
-    pooled = graph.op("ReduceMean", x, zero, keepdims=1)
+    if pooling == "cls":
+        pooled = graph.op("Gather", x, zero)
+    else:
+        pooled = graph.op("ReduceMean", x, zero, keepdims=1)
     graph.output(pooled, "pooled", [1, shape.width])
     return graph.model()
 

@@ -9,7 +9,9 @@ save       all or nothing: the folder appears when everything has passed
 
 from __future__ import annotations
 
-import importlib
+import ctypes
+import gc
+import logging
 import platform
 import shutil
 import statistics
@@ -19,46 +21,68 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.audio import SAMPLE_RATE_HZ
-from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages, write_manifest
+from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages, write_manifest
 from asa_engine.errors import BundleError, UsageError
 from asa_engine.files import atomic_folder, sha256_file
+from asa_engine.graders import DEFAULT_GRADER, grader_entry, grader_names, load_attribute
+from asa_engine.nn.kept import keep_loaded
+from asa_engine.selection import default_threads
 from asa_export.parity import REFERENCE, Parity, Scorer, compare
 from asa_export.speech import Recording, Speech
+from asa_export.weights import Weights
 
 __all__ = [
-    "EXPORTERS",
     "ExportReport",
     "Exporter",
+    "Job",
     "Variant",
+    "copy_checkpoint",
     "export",
     "exporter_of",
     "plan",
+    "targets_of",
+    "whole",
 ]
 
 CARD_NAME = "MODEL_CARD.md"
-EXPORTERS = {
-    "acoustic": "asa_export.acoustic:EXPORTER",
-    "text": "asa_export.text:EXPORTER",
-    "multi_aspect": "asa_export.multi_aspect:EXPORTER",
-    "speech_llm": "asa_export.speech_llm:EXPORTER",
-    "multi_granular": "asa_export.multi_granular:EXPORTER",
-    "speech_llm_session": "asa_export.speech_llm_session:EXPORTER",
-}
-"""Grader -> its exporter."""
+REPORT_NAME = "training.json"
+LOG = logging.getLogger("asa_export")
+"""Says, at level INFO, which step has begun."""
 TIMED_RECORDINGS = 4
 TIMED_ROUNDS = 9
+LONG_ROUND_S = 30
 TIMED_SAMPLES = 8 * SAMPLE_RATE_HZ
 
 
 Variant = tuple[str, str]
 """A backend and a precision."""
 Progress = Callable[[Iterable[Recording]], Iterable[Recording]]
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[C]):
+    """A bundle to be built.
+
+    Attributes:
+        opened: The source.
+        config: The grader's configuration.
+        work: The folder to write into.
+        variants: What is to be made.
+        speech: What int8 is calibrated on.
+    """
+
+    opened: Bundle
+    config: C
+    work: Path
+    variants: Sequence[Variant]
+    speech: Speech
 
 
 def _score(scorer: Scorer, samples: NDArray[np.float32]) -> None:
@@ -72,10 +96,15 @@ class Exporter:
     Attributes:
         targets: Target -> the backend that runs it and the precisions it can have.
         validate: Checks the source and returns the grader's configuration.
-        build: Writes every file of the bundle but the manifest and the card into a folder, and
-            returns the stages they serve: (source, configuration, folder, variants, speech).
+        build: Writes every file of the bundle but the manifest and the card into the job's folder,
+            and returns the stages they serve.
         needs: Target -> field of `config.json` that must be set for it.
+        lacks: Target -> field that must not be set for `make bundles` to take it: it was not judged
+            on checkpoints that have one.
         on_request: Variants made only when their precision is named: not known to hold the budget.
+        preferred: What `make bundles` makes: the variant that `auto` chose where all were made, or
+            the first of these that the checkpoint can have and the budget admits; all variants if
+            empty.
         judge: Opens what a variant is judged by instead of its own backend, which may need a
             device that the exporting machine lacks: (bundle, backend, precision) -> stages; `None`
             where the backend itself is judged. Such variants are not timed and `auto` does not
@@ -86,12 +115,31 @@ class Exporter:
 
     targets: Mapping[str, tuple[str, tuple[str, ...]]]
     validate: Callable[[Bundle], Any]
-    build: Callable[[Bundle, Any, Path, Sequence[Variant], Speech], Stages]
+    build: Callable[[Job[Any]], Stages]
     judge: Callable[[Bundle, str, str], Any] = lambda bundle, backend, precision: None
     needs: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
     on_request: tuple[Variant, ...] = ()
+    preferred: tuple[Variant, ...] = ()
     timed: str = "8 s of speech"
     timed_pass: Callable[[Scorer, NDArray[np.float32]], None] = _score
+
+
+def whole(opened: Bundle, config: C, expected: Mapping[str, tuple[int, ...]]) -> C:
+    """Return the configuration of a source that holds all tensors, finite.
+
+    Raises:
+        CheckpointError: As `Weights.check` does.
+    """
+    Weights(opened.path / WEIGHTS_NAME).check(expected)
+    return config
+
+
+def copy_checkpoint(opened: Bundle, work: Path, *more: str) -> None:
+    """Copy what a bundle keeps of its checkpoint: configuration, weights, training's report."""
+    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT_NAME, *more):
+        if (opened.path / file).is_file():
+            shutil.copyfile(opened.path / file, work / file)
 
 
 def exporter_of(grader: str) -> Exporter:
@@ -100,13 +148,21 @@ def exporter_of(grader: str) -> Exporter:
     Raises:
         BundleError: There is none.
     """
-    if grader not in EXPORTERS:
+    if grader not in grader_names() or not (named := grader_entry(grader).exporter):
         raise BundleError(
-            f"a grader {grader!r} cannot be exported", mend=f"choose from {', '.join(EXPORTERS)}"
+            f"a grader {grader!r} cannot be exported",
+            hint=f"choose from {', '.join(grader_names())}",
         )
-    module, attribute = EXPORTERS[grader].split(":")
-    found: Exporter = getattr(importlib.import_module(module), attribute)
-    return found
+    exporter: Exporter = load_attribute(named)
+    return exporter
+
+
+def targets_of(grader: str) -> set[str]:
+    """Return what a grader can be exported to; nothing where it has no exporter."""
+    try:
+        return set(exporter_of(grader).targets)
+    except BundleError:
+        return set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +202,7 @@ class ExportReport:
 
 
 def plan(
-    targets: Sequence[str], precisions: Sequence[str], grader: str = "acoustic"
+    targets: Sequence[str], precisions: Sequence[str], grader: str = DEFAULT_GRADER
 ) -> tuple[Variant, ...]:
     """Return the variants to make; an empty list of precisions means all a target has.
 
@@ -162,13 +218,13 @@ def plan(
         if target not in possible:
             raise UsageError(
                 f"the {grader} grader cannot be exported to {target!r}",
-                mend=f"its targets are {', '.join(possible)}",
+                hint=f"its targets are {', '.join(possible)}",
             )
     chosen = [possible[target] for target in dict.fromkeys(targets)]
     for precision in precisions:
         if not any(precision in levels for _, levels in chosen):
             have = "; ".join(f"{t}: {', '.join(possible[t][1])}" for t in dict.fromkeys(targets))
-            raise UsageError(f"no target can have precision {precision!r}", mend=have)
+            raise UsageError(f"no target can have precision {precision!r}", hint=have)
     return tuple(
         (backend, precision)
         for backend, levels in chosen
@@ -178,6 +234,7 @@ def plan(
     )
 
 
+@keep_loaded()
 def export(
     source: Path,
     target: Path,
@@ -211,12 +268,16 @@ def export(
     """
     opened = Bundle.open(source)
     exporter = exporter_of(opened.grader)
+    LOG.info("load")
     config = exporter.validate(opened)
+    speech = speech.heard(config.front)
     if card is not None and not card.is_file():
-        raise UsageError(f"there is no model card {card}", mend="check the path")
+        raise UsageError(f"there is no model card {card}", hint="check the path")
     name = name or target.absolute().name
     with atomic_folder(target, overwrite=overwrite) as work:
-        stages = exporter.build(opened, config, work, variants, speech)
+        LOG.info("build")
+        stages = exporter.build(Job(opened, config, work, variants, speech))
+        _return_memory()
         card = card or opened.path / CARD_NAME
         if card.is_file():
             shutil.copyfile(card, work / CARD_NAME)
@@ -235,9 +296,17 @@ def export(
             for variant in variants
         ]
         reference = Scorer(opened, *REFERENCE)
-        found = compare(reference, scorers, progress(speech.judging), speech.description)
+        LOG.info("judge on %d recordings", len(speech.judging))
+        found = compare(
+            reference,
+            scorers,
+            progress(speech.judging),
+            speech.description,
+            workers=default_threads(),
+        )
         for parity in found:
             parity.check()
+        LOG.info("time")
         own = [scorer for scorer in scorers if not scorer.judged_elsewhere]
         cpu_ms = _time(exporter, own, speech.judging)
         timed = [variant for variant in variants if "/".join(variant) in cpu_ms]
@@ -261,6 +330,13 @@ def export(
     return ExportReport(target, name, auto, tuple(found), exporter.timed, cpu_ms, sizes)
 
 
+def _return_memory() -> None:
+    """Give the system what the build has freed: glibc keeps gigabytes of a large model's."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def _timing(what: str, took_ms: float | None) -> dict[str, Any]:
     return {} if took_ms is None else {"timed": what, "cpu_ms": took_ms}
 
@@ -276,11 +352,16 @@ def _time(
     samples = np.resize(speech, TIMED_SAMPLES)
     times: dict[str, list[float]] = {scorer.variant: [] for scorer in scorers}
     for _ in range(1 + TIMED_ROUNDS):
+        began = time.process_time()
         for scorer in scorers:
             start = time.process_time()
             exporter.timed_pass(scorer, samples)
             times[scorer.variant].append(1e3 * (time.process_time() - start))
-    return {variant: round(statistics.median(taken[1:]), 3) for variant, taken in times.items()}
+        if time.process_time() - began > LONG_ROUND_S:
+            break  # chance counts for little in so much
+    return {
+        variant: round(statistics.median(taken[1:] or taken), 3) for variant, taken in times.items()
+    }
 
 
 def _measured_with(scorer: Scorer) -> dict[str, str]:

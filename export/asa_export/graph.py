@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from asa_export.weights import Weights
+from asa_export.external import ExternalData
+from asa_export.weights import TensorSource
 
 __all__ = ["MICROSOFT", "OPSET", "Graph", "Shape"]
 
@@ -22,6 +23,8 @@ OPSET = 20
 """First opset with a fused exact Gelu; LayerNormalization is fused since 17."""
 IR_VERSION = 9
 MICROSOFT = "com.microsoft"
+_INT8_ACTIVATIONS = 4  # MatMulNBits' name for it; sums are in int32
+_MIDDLE = 128  # of uint8
 _ONNX_TYPES = {
     "F16": TensorProto.FLOAT16,
     "BF16": TensorProto.BFLOAT16,
@@ -37,11 +40,15 @@ class Graph:
     Args:
         name: Name of the graph.
         weights: The checkpoint's tensors.
+        external: Where large constants go; without it they stand in the graph.
     """
 
-    def __init__(self, name: str, weights: Weights) -> None:
+    def __init__(
+        self, name: str, weights: TensorSource, external: ExternalData | None = None
+    ) -> None:
         self.name = name
         self.weights = weights
+        self._external = external
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -75,6 +82,73 @@ class Graph:
         )
         return names
 
+    def product_in_blocks(
+        self,
+        x: str,
+        steps: Any,
+        scale: Any,
+        zero: Any = None,
+        *,
+        shape: tuple[int, ...],
+        bits: int,
+        size: int,
+    ) -> str:
+        """Add x W^T (MatMulNBits); the rows of x are rounded to int8 as it runs.
+
+        Args:
+            x: [..., K].
+            steps: W in unsigned steps, as the operator stores them.
+            scale: One for each block.
+            zero: Zero points; without them they are in the middle.
+            shape: Of W, (N, K).
+            bits: Of a step.
+            size: Inputs of a block.
+        """
+        inputs = [x, self.constant(steps, np.uint8), self.constant(scale)]
+        if zero is not None:
+            inputs.append(self.constant(zero, np.uint8))
+        return self.op(
+            "MatMulNBits",
+            *inputs,
+            domain=MICROSOFT,
+            N=shape[0],
+            K=shape[1],
+            bits=bits,
+            block_size=size,
+            accuracy_level=_INT8_ACTIVATIONS,
+        )
+
+    def integer_product(
+        self,
+        rows: Sequence[str],
+        steps: NDArray[np.int8],
+        scale: NDArray[np.float32],
+        bias: NDArray[np.float32] | None = None,
+    ) -> str:
+        """Add a product of rounded rows with rounded weights, as float32 (MatMulIntegerToFloat).
+
+        The weights stand as uint8 around 128. Where a CPU has no VNNI, ONNX Runtime adds pairs of
+        uint8 x int8 products in 16 bits, which saturate; of uint8 x uint8 it adds them in 32.
+
+        Args:
+            rows: Rows in uint8 [..., K], their scale and their zero point.
+            steps: The weights, [K, N].
+            scale: Of each output, [N].
+            bias: Added to each output, [N].
+        """
+        row, row_scale, row_zero = rows
+        return self.op(
+            "MatMulIntegerToFloat",
+            row,
+            self.constant(steps.astype(np.int16) + _MIDDLE, np.uint8),
+            row_scale,
+            self.constant(scale),
+            row_zero,
+            self.constant(np.full(len(scale), _MIDDLE), np.uint8),
+            *(() if bias is None else (self.constant(bias),)),
+            domain=MICROSOFT,
+        )
+
     def stateful(
         self,
         operator: str,
@@ -106,8 +180,14 @@ class Graph:
         return node
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """Store a constant inside the graph; equal ones are stored once."""
-        array = np.array(value, dtype=dtype, order="C")
+        """Store a constant in the graph, or beside it; equal ones are stored once."""
+        array = np.asarray(value, dtype=dtype, order="C")
+        if self._external is not None and self._external.takes(array):
+            tensor = self._external.add(array)
+            if tensor.name not in self._stored:
+                self._stored.add(tensor.name)
+                self._initializers.append(tensor)
+            return tensor.name
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self._constants[key] = f"constant_{len(self._constants)}"

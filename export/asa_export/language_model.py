@@ -9,13 +9,14 @@ Three graphs, so that a grader ships only what it needs:
 
 Keys and values are buffers [1, kv_heads, capacity, head_width] of any capacity, which
 GroupQueryAttention fills in place where input and output are one buffer; `last` is the last
-position's index and `total` the number of positions, new ones included. A layer's two norms take
+position's index and `total` the number of positions, new ones included. Where LongRoPE has two
+regimes within the positions, `long` says which one holds for all of them. A layer's two norms take
 the residual sum along (SkipSimplifiedLayerNormalization), so it goes through memory once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -23,10 +24,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from asa_engine.language_model.decoder import POSITIONS_KEY
+from asa_engine.language_model.decoder import FIRST_KEY, LONG, POSITIONS_KEY
+from asa_export.external import ExternalData
 from asa_export.graph import MICROSOFT, Graph, Shape
 from asa_export.language_model_config import DecoderConfig
-from asa_export.weights import Weights
+from asa_export.weights import TensorSource
 
 __all__ = [
     "CLOSING_NORM",
@@ -36,6 +38,7 @@ __all__ = [
     "FloatDecoder",
     "decoder_model",
     "decoder_tensors",
+    "rotary_tables",
     "split_fused",
     "tokens_model",
     "vocabulary_model",
@@ -140,22 +143,27 @@ def split_fused(config: DecoderConfig, state: Mapping[str, Any]) -> dict[str, An
     """
     queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
     attention, mlp = "self_attn.qkv_proj.", "mlp.gate_up_proj."
-    found: dict[str, Any] = {}
+    split: dict[str, Any] = {}
     for name, value in state.items():
         if attention in name:
             ends = (0, queries, queries + keys, queries + 2 * keys)
             for part, start, stop in zip("qkv", ends, ends[1:], strict=False):
-                found[name.replace("qkv_proj", f"{part}_proj")] = value[start:stop]
+                split[name.replace("qkv_proj", f"{part}_proj")] = value[start:stop]
         elif mlp in name:
-            found[name.replace("gate_up_proj", "gate_proj")] = value[: config.inner]
-            found[name.replace("gate_up_proj", "up_proj")] = value[config.inner :]
+            split[name.replace("gate_up_proj", "gate_proj")] = value[: config.inner]
+            split[name.replace("gate_up_proj", "up_proj")] = value[config.inner :]
         else:
-            found[name] = value
-    return found
+            split[name] = value
+    return split
 
 
 def decoder_model(
-    config: DecoderConfig, weights: Weights, linears: DecoderLinears, *, positions: int
+    config: DecoderConfig,
+    weights: TensorSource,
+    linears: DecoderLinears,
+    *,
+    positions: int,
+    external: ExternalData | None = None,
 ) -> onnx.ModelProto:
     """Build the decoder.
 
@@ -164,14 +172,22 @@ def decoder_model(
         weights: The merged tensors (`decoder_tensors`).
         linears: How linear layers are computed.
         positions: Positions that the rotary tables cover: the longest sequence it can take.
+        external: Where large constants go, for a model whose weights pass what protobuf holds.
     """
-    graph = Graph("decoder", weights)
+    graph = Graph("decoder", weights, external)
     embeddings = graph.input("embeddings", [1, "rows", config.width])
     last = graph.input("last", [1], TensorProto.INT32)
     total = graph.input("total", [], TensorProto.INT32)
-    cosines, sines = (
-        _cast(graph, graph.constant(table), linears.kept) for table in _rotary(config, positions)
-    )
+    tables = [graph.constant(table) for table in rotary_tables(config, positions)]
+    two_regimes = config.long_positions and positions > config.positions
+    if two_regimes:
+        is_long = graph.input(LONG, [], TensorProto.BOOL)
+        others = rotary_tables(config, positions, config.long_factors)
+        tables = [
+            graph.op("Where", is_long, graph.constant(other), table)
+            for other, table in zip(others, tables, strict=True)
+        ]
+    cosines, sines = (_cast(graph, table, linears.kept) for table in tables)
     flat = graph.constant([-1, config.width], np.int64)
     residual = graph.op("Reshape", embeddings, flat)
     epsilon = config.norm_epsilon
@@ -208,12 +224,15 @@ def decoder_model(
     wide = graph.constant([1, -1, config.width], np.int64)
     graph.output(graph.op("Reshape", x, wide), "hidden", [1, "rows", config.width])
     model = graph.model()
-    onnx.helper.set_model_props(model, {POSITIONS_KEY: str(positions)})
+    properties = {POSITIONS_KEY: str(positions)}
+    if two_regimes:
+        properties[FIRST_KEY] = str(config.positions)
+    onnx.helper.set_model_props(model, properties)
     return model
 
 
 def tokens_model(
-    config: DecoderConfig, weights: Weights, linears: DecoderLinears
+    config: DecoderConfig, weights: TensorSource, linears: DecoderLinears
 ) -> onnx.ModelProto:
     """Build the look-up of token embeddings."""
     graph = Graph("tokens", weights)
@@ -223,7 +242,7 @@ def tokens_model(
 
 
 def vocabulary_model(
-    config: DecoderConfig, weights: Weights, linears: DecoderLinears
+    config: DecoderConfig, weights: TensorSource, linears: DecoderLinears
 ) -> onnx.ModelProto:
     """Build the projection of one hidden state onto the vocabulary."""
     graph = Graph("vocabulary", weights)
@@ -234,12 +253,18 @@ def vocabulary_model(
     return graph.model()
 
 
-def _rotary(
-    config: DecoderConfig, positions: int
+def rotary_tables(
+    config: DecoderConfig, positions: int, rope_factors: Sequence[float] = ()
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return cosines and sines [positions, rotated / 2] (Su et al. 2021, equation 15)."""
+    """Return cosines and sines [positions, rotated / 2] (Su et al. 2021, equation 15).
+
+    Args:
+        config: The decoder's shape.
+        positions: How many.
+        rope_factors: What each frequency is divided by; by default the configuration's own.
+    """
     half = np.arange(0, config.rotated, 2, dtype=np.float32) / np.float32(config.rotated)
-    factors = np.array(config.rope_factors or (1.0,), np.float32)
+    factors = np.array(rope_factors or config.rope_factors or (1.0,), np.float32)
     frequencies = np.float32(1) / (factors * np.float32(config.rope_theta) ** half)
     angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
     scale = np.float32(config.rope_scale)

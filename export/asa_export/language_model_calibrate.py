@@ -6,30 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from asa_export.graph import Graph
+from asa_engine.language_model.decoder import LONG
+from asa_export.exporter import LOG
 from asa_export.language_model import FloatDecoder, decoder_model
 from asa_export.language_model_config import DecoderConfig
-from asa_export.quantize import Calibration, LinearInputs
+from asa_export.quantize import Calibration, LinearInputs, Probe, add_inputs, probing_session
 from asa_export.weights import Weights
 
 __all__ = ["calibrate_decoder"]
 
-_PROBE_NAME = "calibration.onnx"
 
-
-class _Probe(FloatDecoder):
-    """float32 layers whose inputs are outputs of the graph."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
-        self.names.append(names[0])
-        graph.output(x, names[0], ["rows", "channels"])
-        return super().apply(graph, x, names)
+class _Probe(Probe, FloatDecoder):
+    """The decoder's float32 layers, probed."""
 
 
 def calibrate_decoder(
@@ -40,8 +30,7 @@ def calibrate_decoder(
 ) -> Calibration:
     """Run the float32 decoder on sequences behind a common beginning.
 
-    The beginning itself is not counted: it is run at float32 in every variant. The probing graph
-    is written beside the weights for as long as it is needed.
+    The beginning itself is not counted: it is run at float32 in every variant.
 
     Args:
         config: The decoder's shape.
@@ -52,19 +41,14 @@ def calibrate_decoder(
     Returns:
         Name of a linear layer (the first of those that share an input) -> its inputs.
     """
-    import onnxruntime as ort
-
     probe = _Probe()
-    path = weights.path.with_name(_PROBE_NAME)
     rows = list(sequences)
+    LOG.info("calibrate the language model on %d sequences", len(rows))
     beginning = state.shape[3]
     positions = beginning + max((len(item) for item in rows), default=0)
-    try:
-        onnx.save(decoder_model(config, weights, probe, positions=positions), path)
-        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    finally:
-        path.unlink(missing_ok=True)
-    found: dict[str, LinearInputs] = {}
+    graph = decoder_model(config, weights, probe, positions=positions)
+    session = probing_session(graph, weights)
+    seen: dict[str, LinearInputs] = {}
     for item in rows:
         total = beginning + len(item)
         feed: dict[str, Any] = {
@@ -72,16 +56,13 @@ def calibrate_decoder(
             "last": np.array([total - 1], np.int32),
             "total": np.array(total, np.int32),
         }
+        if config.long_positions and positions > config.positions:
+            feed[LONG] = np.array(total > config.positions)
         for part, of_layers in zip(("key", "value"), state, strict=True):
             for layer, values in enumerate(of_layers):
                 room = np.zeros((1, config.kv_heads, total, config.head_width), np.float32)
                 room[0, :, :beginning] = values
                 feed[f"{part}_{layer}"] = room
         outputs = session.run(probe.names, feed)
-        for name, x in zip(probe.names, outputs, strict=True):
-            largest, moment = np.abs(x).max(axis=0), (x.T @ x).astype(np.float64)
-            if name in found:
-                largest = np.maximum(largest, found[name].largest)
-                moment += found[name].moment
-            found[name] = LinearInputs(largest, moment)
-    return found
+        add_inputs(seen, probe.names, outputs)
+    return seen

@@ -37,6 +37,8 @@ class DecoderConfig:
         rope_factors: What each frequency is divided by (LongRoPE, Ding et al. 2024), one for each
             pair of rotated channels; empty divides none.
         rope_scale: Factor on cosines and sines.
+        long_positions: The longest sequence with LongRoPE's second regime; 0 where there is none.
+        long_factors: `rope_factors` of every position of a sequence longer than `positions`.
     """
 
     width: int
@@ -54,6 +56,8 @@ class DecoderConfig:
     rotary_width: int = 0
     rope_factors: tuple[float, ...] = ()
     rope_scale: float = 1.0
+    long_positions: int = 0
+    long_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -73,11 +77,15 @@ class DecoderConfig:
             raise bad("head_width", self.head_width, "a multiple of 16")
         if not 0 <= self.rotary_width <= self.head_width or self.rotary_width % 16:
             raise bad("rotary_width", self.rotary_width, "a multiple of 16 within a head")
-        if self.rope_factors and len(self.rope_factors) != self.rotated // 2:
-            raise bad("short_factor", self.rope_factors, f"{self.rotated // 2} numbers")
-        for factor in self.rope_factors:
-            if number(factor, "short_factor") <= 0:
-                raise bad("short_factor", factor, "above 0")
+        for name, factors in (
+            ("short_factor", self.rope_factors),
+            ("long_factor", self.long_factors),
+        ):
+            if factors and len(factors) != self.rotated // 2:
+                raise bad(name, factors, f"{self.rotated // 2} numbers")
+            for factor in factors:
+                if number(factor, name) <= 0:
+                    raise bad(name, factor, "above 0")
         for name in ("rope_theta", "norm_epsilon", "rope_scale"):
             if number(getattr(self, name), name) <= 0:
                 raise bad(name, getattr(self, name), "above 0")
@@ -128,21 +136,21 @@ class DecoderConfig:
         rotary: dict[str, Any] = {}
         if phi:
             share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
+            whole = positions
+            positions = min(positions, fields.get("sliding_window") or positions)
             rotary["rotary_width"] = int(head_width * number(share, "partial_rotary_factor"))
             if long:
                 first = rope.get("original_max_position_embeddings")
                 first = integer(
                     first or fields.get("original_max_position_embeddings"),
                     "original_max_position_embeddings",
-                    positions,
+                    whole,
                 )
-                factors = rope.get("short_factor")
-                if not isinstance(factors, list | tuple):
-                    raise bad("short_factor", factors, "a list of numbers")
-                rotary["rope_factors"] = tuple(number(x, "short_factor") for x in factors)
-                rotary["rope_scale"] = _long_scale(rope, positions, first)
-                positions = first
-            positions = min(positions, fields.get("sliding_window") or positions)
+                rotary["rope_factors"] = _factors(rope, "short_factor")
+                rotary["rope_scale"] = _long_scale(rope, whole, first)
+                if first < positions:
+                    rotary["long_factors"] = _factors(rope, "long_factor")
+                    rotary["long_positions"], positions = positions, first
         return cls(
             width=width,
             layers=fields.get("num_hidden_layers"),  # type: ignore[arg-type]
@@ -158,6 +166,13 @@ class DecoderConfig:
             tied=fields.get("tie_word_embeddings", False),
             **rotary,
         )
+
+
+def _factors(rope: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    factors = rope.get(name)
+    if not isinstance(factors, list | tuple):
+        raise bad(name, factors, "a list of numbers")
+    return tuple(number(x, name) for x in factors)
 
 
 def _long_scale(rope: Mapping[str, Any], positions: int, first: int) -> float:

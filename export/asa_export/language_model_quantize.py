@@ -30,7 +30,7 @@ from onnx import TensorProto
 from asa_export.graph import MICROSOFT, Graph
 from asa_export.language_model import FloatDecoder
 from asa_export.quantize import Calibration, round_to_int8, round_with_moment
-from asa_export.weights import Weights
+from asa_export.weights import TensorSource
 
 __all__ = ["BLOCK", "Int4Decoder", "Int8Decoder", "pack_int4", "round_rows_to_int8"]
 
@@ -39,9 +39,10 @@ _INT8_MAX: Final = 127
 _ZERO: Final = 128
 _SECOND: Final = 2 * _INT8_MAX  # steps of the second digit in one of the first
 _INT4_MAX: Final = 15
-_COMPUTE_INT8: Final = 4  # MatMulNBits: activations in int8, sums in int32
 _TINY: Final = np.finfo(np.float32).tiny
 _LEAST: Final = 1e-5
+_AT_ONCE: Final = 2**22
+"""Weights that are rounded in one go where no other hangs on them: what lies between is small."""
 SMOOTHING: Final = 0.7
 
 
@@ -72,6 +73,11 @@ def pack_int4(
         [N, ceil(K / block / 2)].
     """
     outputs, inputs = weight.shape
+    if moment is None and weight.size > _AT_ONCE and outputs > 1:
+        rows = max(1, _AT_ONCE // inputs)
+        some = [pack_int4(weight[at : at + rows], block) for at in range(0, outputs, rows)]
+        packed, scales, zeros = (np.concatenate(of) for of in zip(*some, strict=True))
+        return packed, scales, zeros
     blocks = -(-inputs // block)
     padded = np.zeros((outputs, blocks * block), np.float32)
     padded[:, :inputs] = weight
@@ -85,11 +91,11 @@ def pack_int4(
     else:
         # The range of each input: its block's.
         step, offset = (np.repeat(x.astype(np.float64).T, block, 0)[:inputs] for x in (scale, zero))
-        found = round_with_moment(
+        rounded = round_with_moment(
             weight.T.astype(np.float64), moment, step, low=-offset, high=_INT4_MAX - offset
         )
         steps = np.repeat(zero[..., None], block, axis=2)
-        steps.reshape(outputs, -1)[:, :inputs] += found.T
+        steps.reshape(outputs, -1)[:, :inputs] += rounded.T
     return _nibbles(steps.astype(np.uint8)), scale, _nibbles(zero.astype(np.uint8))
 
 
@@ -132,7 +138,7 @@ class Int8Decoder(_QuantisedDecoder):
 
     def __init__(
         self,
-        weights: Weights,
+        weights: TensorSource,
         calibration: Calibration | None = None,
         *,
         digits: int = 1,
@@ -218,8 +224,8 @@ class Int8Decoder(_QuantisedDecoder):
         The second digit's rows stand below the first's.
         """
         axis = graph.constant([-1], np.int64)
-        found = graph.op("ReduceMax", graph.op("Abs", x), axis, keepdims=1)
-        largest = graph.op("Max", found, graph.constant(_TINY))
+        most = graph.op("ReduceMax", graph.op("Abs", x), axis, keepdims=1)
+        largest = graph.op("Max", most, graph.constant(_TINY))
         step, zero = graph.constant(1 / _INT8_MAX), graph.constant(_ZERO, np.uint8)
         shares = graph.op("Div", x, largest)
         rows = graph.op("QuantizeLinear", shares, step, zero)
@@ -231,7 +237,7 @@ class Int8Decoder(_QuantisedDecoder):
             "Concat", rows, graph.op("QuantizeLinear", rest, finer, zero), axis=0
         ), largest
 
-    def _even_out(self, weights: Weights, first: str, names: list[str]) -> NDArray[np.float64]:
+    def _even_out(self, weights: TensorSource, first: str, names: list[str]) -> NDArray[np.float64]:
         """Return the divisors of an input's channels, geometric mean 1."""
         largest = np.maximum(self._calibration[first].largest.astype(np.float64), _LEAST)
         stacked = np.concatenate([weights.array(f"{name}.weight") for name in names])
@@ -257,16 +263,8 @@ class Int8Decoder(_QuantisedDecoder):
 
     def _product(self, graph: Graph, rows: str, name: str, first: str) -> str:
         steps, scale = self._round(graph, name, first)
-        y = graph.op(
-            "MatMulIntegerToFloat",
-            rows,
-            graph.constant(steps, np.int8),
-            graph.constant(1 / _INT8_MAX),
-            graph.constant(scale),
-            graph.constant(_ZERO, np.uint8),
-            graph.constant(np.zeros(len(scale)), np.int8),
-            domain=MICROSOFT,
-        )
+        read = (rows, graph.constant(1 / _INT8_MAX), graph.constant(_ZERO, np.uint8))
+        y = graph.integer_product(read, steps, scale)
         if self._digits == 1:
             return y
         high, low = graph.ops("Split", y, outputs=2, axis=0, num_outputs=2)
@@ -292,18 +290,8 @@ class Int4Decoder(_QuantisedDecoder):
     def _packed(self, graph: Graph, x: str, name: str, moment: NDArray[np.float64] | None) -> str:
         weight = graph.array(f"{name}.weight")
         steps, scale, zero = pack_int4(weight, moment=moment)
-        y = graph.op(
-            "MatMulNBits",
-            x,
-            graph.constant(steps, np.uint8),
-            graph.constant(scale.reshape(-1)),
-            graph.constant(zero.reshape(-1), np.uint8),
-            domain=MICROSOFT,
-            N=weight.shape[0],
-            K=weight.shape[1],
-            bits=4,
-            block_size=BLOCK,
-            accuracy_level=_COMPUTE_INT8,
+        y = graph.product_in_blocks(
+            x, steps, scale.reshape(-1), zero.reshape(-1), shape=weight.shape, bits=4, size=BLOCK
         )
         bias = f"{name}.bias"
         if bias not in graph.weights.names():

@@ -10,7 +10,6 @@ attention pooling over its frames moved scores by 0.04 points (RMS), over the bu
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
-from asa_engine.errors import CheckpointError
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages
+from asa_engine.errors import UsageError
 from asa_engine.features.word_pieces import TOKENIZER_NAME
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
@@ -27,12 +26,13 @@ from asa_engine.graders.multi_aspect.reference import backbone_path
 from asa_engine.nn.bert import load_bert, shape_of
 from asa_engine.nn.config import BertShape
 from asa_engine.nn.ct2 import read_ct2_encoder
+from asa_engine.nn.wav2vec2 import load_wav2vec2
 from asa_export.aspects import aspects_model, expected_tensors
 from asa_export.bert import FloatBert, Int8Bert, bert_model
-from asa_export.exporter import Exporter, Variant
+from asa_export.exporter import Exporter, Job, copy_checkpoint, whole
 from asa_export.onnx import FloatLinears, encoder_model
 from asa_export.parity import REFERENCE
-from asa_export.speech import Speech
+from asa_export.wav2vec2 import wav2vec2_model
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER"]
@@ -42,7 +42,6 @@ RECOGNISER_NAME = "model.bin"
 BERT_NAME = "bert.safetensors"
 ENCODER_NAME = "encoder.safetensors"
 ASPECTS_NAME = "aspects.onnx"
-KEPT = (CONFIG_NAME, WEIGHTS_NAME, "training.json")
 LAST_ONLY = 80.0
 """A mix of layers is a softmax: with this lead, the others' shares vanish in float32."""
 
@@ -50,36 +49,24 @@ LAST_ONLY = 80.0
 def _validate(opened: Bundle) -> MultiAspectConfig:
     """Check that the source holds a whole, finite multi-aspect grader that can be exported."""
     config = MultiAspectConfig.from_dict(opened.config)
-    if config.prompt_pooling != "mean":
-        raise CheckpointError(
-            "only graders that take the mean of the prompt's pieces are exported",
-            mend='train with prompt_pooling = "mean"',
-        )
-    if config.hears_waves:
-        raise CheckpointError(
-            "a grader that hears with wav2vec2 is not exported: it runs on the torch backend",
-            mend="train on the recogniser's encoder",
-        )
-    Weights(opened.path / WEIGHTS_NAME).check(expected_tensors(config))
-    return config
+    return whole(opened, config, expected_tensors(config))
 
 
-def _build(
-    opened: Bundle,
-    config: MultiAspectConfig,
-    work: Path,
-    variants: Sequence[Variant],
-    speech: Speech,
-) -> Stages:
+def _build(job: Job[MultiAspectConfig]) -> Stages:
     """Write every artifact; return the stages that they serve."""
-    for file in KEPT:
-        if (opened.path / file).is_file():
-            shutil.copyfile(opened.path / file, work / file)
+    opened, config, work, variants = job.opened, job.config, job.work, job.variants
+    copy_checkpoint(opened, work)
     shutil.copytree(backbone_path(config, RECOGNISER), work / RECOGNISER)
     words = f"{RECOGNISER}/{RECOGNISER_NAME}"
     onnx.save(aspects_model(config, Weights(work / WEIGHTS_NAME)), work / ASPECTS_NAME)
+    if config.hears_waves and any(backend == "native" for backend, _ in variants):
+        raise UsageError(
+            "a grader that hears with wav2vec2 has no kernels of its own",
+            hint="export with --target onnx",
+        )
     runs_graph = any(backend == "onnxruntime" for backend, _ in variants)
-    speaker = _write_encoder(config, work) if runs_graph else words
+    write_encoder = _write_wav2vec2 if config.hears_waves else _write_encoder
+    speaker = write_encoder(config, work) if runs_graph else words
     reader = _Text(config, work)
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
@@ -128,11 +115,24 @@ def _write_encoder(config: MultiAspectConfig, work: Path) -> str:
     return f"{ENCODER}/fp32.onnx"
 
 
+def _write_wav2vec2(config: MultiAspectConfig, work: Path) -> str:
+    """Write the wav2vec2; return its path in the bundle."""
+    folder = work / ENCODER
+    folder.mkdir()
+    model = load_wav2vec2(backbone_path(config, "speech_encoder"))
+    graph = wav2vec2_model(
+        model, Weights(work / WEIGHTS_NAME), folder / "fp32.data", mixed=config.mixed_layers
+    )
+    onnx.save(graph, folder / "fp32.onnx")
+    return f"{ENCODER}/fp32.onnx"
+
+
 class _Text:
     """Writes the text encoder; its float32 weights lie beside the graph, int8 ones inside it."""
 
     def __init__(self, config: MultiAspectConfig, work: Path) -> None:
         source = backbone_path(config, TEXT)
+        self._pooling = config.prompt_pooling
         self._folder = work / TEXT
         self._folder.mkdir()
         shutil.copyfile(source / TOKENIZER_NAME, self._folder / TOKENIZER_NAME)
@@ -147,7 +147,8 @@ class _Text:
         path = self._folder / f"{precision}.onnx"
         if not path.is_file():
             parts = FloatBert() if precision == "fp32" else Int8Bert()
-            onnx.save(bert_model(self._shape, self._weights, parts), path)
+            graph = bert_model(self._shape, self._weights, parts, pooling=self._pooling)
+            onnx.save(graph, path)
         return f"{TEXT}/{path.name}"
 
     def close(self) -> None:
@@ -161,6 +162,7 @@ EXPORTER = Exporter(
         "onnx": ("onnxruntime", ("fp32", "int8")),
         "native": ("native", ("bf16", "int8")),
     },
+    preferred=(("native", "int8"),),
     validate=_validate,
     build=_build,
     timed="8 s of speech, transcribed and graded",

@@ -11,53 +11,52 @@ on, are float32. What each is worth stands in the grader's README.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
-from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
-from asa_engine.features.log_mel import WindowedLogMel
-from asa_engine.graders.multi_granular.alignment import align
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages
+from asa_engine.features.phone_alignment import align
 from asa_engine.graders.multi_granular.config import MultiGranularConfig
-from asa_engine.graders.multi_granular.lexicon import Lexicon
-from asa_engine.graders.multi_granular.model import LEXICON_NAME, MultiGranular, lexicon_paths
+from asa_engine.graders.multi_granular.model import LEXICON_NAME, MultiGranular
 from asa_engine.graders.multi_granular.plan import plan_of, spoken_words, write
+from asa_engine.graders.multi_granular.script import verdict_of_choices
 from asa_engine.graders.multi_granular.stages import (
     STAGE_NAMES,
     TorchStages,
     label_ids,
     small_shapes,
 )
+from asa_engine.graders.multi_granular.verdict import LABELS
 from asa_engine.graders.speech_llm.config import SAMPLES_PER_FRAME
-from asa_engine.graders.speech_llm.script import verdict_of_choices
-from asa_engine.graders.speech_llm.verdict import LABELS
-from asa_engine.language_model.decoder import Decoder
-from asa_engine.nn.lora import merge_lora
-from asa_export.exporter import Exporter, Variant
+from asa_engine.graders.windows import log_mel_windows
+from asa_engine.language_model.base import CausalModel
+from asa_engine.text import Lexicon
+from asa_export.exporter import Exporter, Job, copy_checkpoint
 from asa_export.language_model import (
     TOKENS,
     VOCABULARY,
     DecoderLinears,
     FloatDecoder,
-    decoder_model,
-    decoder_tensors,
     tokens_model,
     vocabulary_model,
 )
-from asa_export.language_model_calibrate import calibrate_decoder
-from asa_export.language_model_config import DecoderConfig
+from asa_export.language_model_files import (
+    FOLDER,
+    DecoderFiles,
+    halved,
+    state_of,
+    write_tensors,
+)
 from asa_export.language_model_quantize import Int8Decoder
 from asa_export.onnx import FloatLinears, frames_model
 from asa_export.parity import REFERENCE, Scorer
-from asa_export.speech import Recording, Speech
+from asa_export.speech import Recording
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER"]
@@ -66,10 +65,7 @@ ENCODER: Final = "encoder.safetensors"
 ENCODER_GRAPH: Final = "encoder.onnx"
 HEAD: Final = "head.safetensors"
 TOKENIZER: Final = "tokenizer.json"
-FOLDER: Final = "language_model"
-MERGED: Final = "merged.safetensors"
 ROWS: Final = "tokens.safetensors"
-REPORT: Final = "training.json"
 CALIBRATED: Final = 24
 """Recordings that int8 is calibrated on."""
 DIGITS: Final = 2
@@ -78,79 +74,57 @@ TIMED_TOKENS: Final = 32
 
 
 def _validate(opened: Bundle) -> MultiGranularConfig:
-    """Check that the source holds a whole, finite grader and its dictionaries."""
+    """Check that the source holds a whole, finite grader and its lexicon."""
     config = MultiGranular.load(opened.path).config
-    Lexicon.read(lexicon_paths(opened.path, config))
+    Lexicon.read([opened.path / LEXICON_NAME])
     return config
 
 
-def _build(
-    opened: Bundle,
-    config: MultiGranularConfig,
-    work: Path,
-    variants: Sequence[Variant],
-    speech: Speech,
-) -> Stages:
+def _build(job: Job[MultiGranularConfig]) -> Stages:
     """Write every artifact; return the stages that they serve."""
-    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT):
-        if (opened.path / file).is_file():
-            shutil.copyfile(opened.path / file, work / file)
-    paths = lexicon_paths(opened.path, config)
-    texts = [path.read_text(encoding="utf-8") for path in paths]
-    # A bundle's own dictionary is the whole of them: exported again it stays what it is.
-    whole = texts[0] if texts[0].endswith(texts[-1]) else "".join(texts)
-    (work / LEXICON_NAME).write_text(whole, encoding="utf-8")
+    opened, config, work, variants = job.opened, job.config, job.work, job.variants
+    copy_checkpoint(opened, work, LEXICON_NAME)
     grader = MultiGranular.load(opened.path)
     (work / TOKENIZER).write_text(grader.tokens.description, encoding="utf-8")
-    merge_lora(grader.language_model)
-    _write(work / ENCODER, {k: _halved(v) for k, v in grader.encoder.state_dict().items()})
+    write_tensors(work / ENCODER, {k: halved(v) for k, v in grader.encoder.state_dict().items()})
 
-    folder = work / FOLDER
-    folder.mkdir()
-    shape = DecoderConfig.from_hugging_face(grader.language_model.decoder.config.to_dict())
-    state = grader.language_model.decoder.state_dict()
-    names = decoder_tensors(shape).keys() - {VOCABULARY}
-    tensors = {name: state[name.removeprefix("model.")] for name in names}
-    if not shape.tied:
-        tensors[VOCABULARY] = grader.language_model.output.weight
-    _write(folder / MERGED, tensors)
-    weights = Weights(folder / MERGED)
-    positions = config.language_model.positions
-    fp32 = folder / "fp32.onnx"
-    onnx.save(decoder_model(shape, weights, FloatDecoder(), positions=positions), fp32)
-    head = _head(grader, Decoder.open(fp32, threads=1))
-    _write(work / HEAD, head)
+    model = grader.language_model
+    tables = {TOKENS: model.decoder.state_dict()[TOKENS.removeprefix("model.")]}
+    if not model.decoder.config.tie_word_embeddings:
+        tables[VOCABULARY] = model.output.weight
+    decoder = DecoderFiles(model, work, positions=config.language_model.positions, tables=tables)
+    decoder.check(variants)
+    shape, weights = decoder.shape, decoder.weights
+    head = _head(grader, decoder.exact())
+    write_tensors(work / HEAD, head)
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
         linears: DecoderLinears = FloatDecoder()
         rows = weights
         if precision == "int8":
             lexicon = Lexicon.read([work / LEXICON_NAME])
-            sequences = _sequences(grader, lexicon, speech.calibration[:CALIBRATED])
-            found = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
-            linears = Int8Decoder(weights, found, digits=DIGITS, exact_layers=EXACT_LAYERS)
+            sequences = _sequences(grader, lexicon, job.speech.calibration[:CALIBRATED])
+            inputs = decoder.calibrate(head["prefix"].numpy(), list(sequences))
+            linears = Int8Decoder(weights, inputs, digits=DIGITS, exact_layers=EXACT_LAYERS)
             # Mapped, not read: a recording touches a few hundred of its rows.
-            _write(folder / ROWS, {TOKENS: tensors[TOKENS].half()})
-            rows = Weights(folder / ROWS)
-        graphs = {
-            "language_model": decoder_model(shape, weights, linears, positions=positions),
-            "tokens": tokens_model(shape, rows, linears),
-            "vocabulary": vocabulary_model(shape, weights, linears),
-        }
+            write_tensors(work / FOLDER / ROWS, {TOKENS: tables[TOKENS].half()})
+            rows = Weights(work / FOLDER / ROWS)
         encoder = ENCODER
         if precision == "fp32":
             onnx.save(_encoder_model(config, Weights(work / ENCODER)), work / ENCODER_GRAPH)
             encoder = ENCODER_GRAPH
         files = {"encoder": encoder, "head": HEAD, "tokenizer": TOKENIZER, "lexicon": LEXICON_NAME}
-        for name, graph in graphs.items():
-            suffix = "" if name == "language_model" else f".{name}"
-            files[name] = f"{FOLDER}/{precision}{suffix}.onnx"
+        files["language_model"] = decoder.write(precision, linears)
+        for name, graph in (
+            ("tokens", tokens_model(shape, rows, linears)),
+            ("vocabulary", vocabulary_model(shape, weights, linears)),
+        ):
+            files[name] = f"{FOLDER}/{precision}.{name}.onnx"
             onnx.save(graph, work / files[name])
         for name in STAGE_NAMES:
             stages.setdefault(name, {}).setdefault(backend, {})[precision] = files[name]
-    if "fp32" not in (precision for _, precision in variants):
-        fp32.unlink()
-        (folder / MERGED).unlink()
+    unread = "fp32" not in (precision for _, precision in variants)
+    decoder.remove(graph=unread, tensors=unread)
     return stages
 
 
@@ -165,16 +139,14 @@ def _encoder_model(config: MultiGranularConfig, weights: Weights) -> onnx.ModelP
     )
 
 
-def _head(grader: MultiGranular, decoder: Decoder) -> dict[str, Tensor]:
+def _head(grader: MultiGranular, decoder: CausalModel) -> dict[str, Tensor]:
     """Return what is read beside the graphs: small parts, prompt's beginning, rows of labels."""
     model, config = grader.language_model, grader.config
-    sequence = decoder.start(len(config.prefix_ids))
     prefix = model.embed(torch.tensor(config.prefix_ids, dtype=torch.long))
-    sequence.extend(prefix.detach().numpy())
     tuned = grader.tuned()
     return {
         **{name: tuned[name] for name in small_shapes(config)},
-        "prefix": torch.from_numpy(sequence.state()),
+        "prefix": torch.from_numpy(state_of(decoder, prefix)),
         "labels": model.output.weight[list(label_ids(grader.tokens))],
     }
 
@@ -214,12 +186,7 @@ def _sequences(
 def _windows(
     config: MultiGranularConfig, samples: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
-    windows = WindowedLogMel(
-        config.encoder.n_mels,
-        config.window_samples,
-        pad_to_window=False,
-        min_samples=config.min_window_samples,
-    )
+    windows = log_mel_windows(config)
     mels = windows.push(samples)
     return mels if (rest := windows.finish()) is None else [*mels, rest]
 
@@ -236,21 +203,11 @@ def _read_and_write(scorer: Scorer, samples: NDArray[np.float32]) -> None:
         stages.all(reading.extend(token)[-1])
 
 
-def _halved(value: Tensor) -> Tensor:
-    """Return float16 where that loses nothing: published encoders are stored so."""
-    half = value.half()
-    return half if torch.equal(half.float(), value) else value
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    state = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    path.write_bytes(save(state))
-
-
 EXPORTER = Exporter(
     targets={"onnx": ("onnxruntime", ("fp32", "int8"))},
     # Scores hold their budget, but their correlation with the experts on 100 recordings does not.
     on_request=(("onnxruntime", "int8"),),
+    preferred=(("onnxruntime", "fp32"),),
     validate=_validate,
     build=_build,
     timed=f"8 s of speech encoded and read, {TIMED_TOKENS} tokens written",

@@ -28,7 +28,7 @@ from asa_engine.graders.acoustic.model import (
 )
 from asa_engine.nn.config import WhisperEncoderConfig
 from asa_export.graph import MICROSOFT, Graph
-from asa_export.weights import Weights
+from asa_export.weights import TensorSource, Weights
 
 __all__ = [
     "LAYER_NORM_EPSILON",
@@ -99,7 +99,7 @@ class FloatLinears(FusedAttention):
         return graph.op("Gemm", x, weight, *bias, transB=1)
 
 
-def has_bias(weights: Weights, name: str) -> bool:
+def has_bias(weights: TensorSource, name: str) -> bool:
     """Tell whether a linear layer has a bias: Whisper's keys have none."""
     return f"{name}.bias" in weights.names()
 

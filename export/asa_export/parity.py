@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,68 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.audio import SAMPLE_RATE_HZ
-from asa_engine.backends import Backend, Encoded, HeadOutput
-from asa_engine.bench.drift import BUDGETS
 from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, BundleError, DriftError
+from asa_engine.evaluation.drift import BUDGETS, SCALE_WIDTH, Budget
+from asa_engine.evaluation.metrics import pcc, rmse
 from asa_engine.graders import grader_entry
+from asa_engine.graders.acoustic.backends.base import Backend, Encoded, HeadOutput
 from asa_engine.graders.aspects import AspectConfig
-from asa_engine.metrics import pcc, rmse
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
-from asa_engine.selection import Choice
+from asa_export.in_order import in_order
 from asa_export.speech import Recording
 
-__all__ = ["REFERENCE", "AspectParity", "Budget", "Parity", "Scorer", "compare"]
+__all__ = ["REFERENCE", "AspectParity", "Parity", "Scorer", "compare"]
 
 REFERENCE = ("torch", "fp32")
 """Backend and precision that all others are compared with."""
 
-PCC_BUDGETS = {
-    "fp32": 0.0001,
-    "fp16": 0.002,
-    "bf16": 0.002,
-    "int8": 0.002,
-    "int4": 0.005,
-    "mixed": 0.002,
-}
-SPLIT_SHARES = {
-    "fp32": 0.0,
-    "fp16": 0.005,
-    "bf16": 0.005,
-    "int8": 0.01,
-    "int4": 0.02,
-    "mixed": 0.01,
-}
-"""Largest share of recordings that one of the two may score and the other not."""
-_REFERENCE_SCALE = 6.0
-MIN_RECORDING_S = 0.1
-MIN_CORRELATED = 3
-MIN_JUDGED = 100
-"""With fewer recordings a correlation's change is mostly chance: it is reported, not judged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Largest allowed changes; those of scores are in points of a scale of width 6.
-
-    Attributes:
-        rms: Root mean square change of a score.
-        max: Largest change of a score.
-        pcc: Change of the correlation with the experts.
-    """
-
-    rms: float
-    max: float
-    pcc: float
-
-    @classmethod
-    def of(cls, precision: str, rms: float | None = None) -> Budget:
-        """Return a precision's budget, with another RMS (and a maximum to match) if given."""
-        usual = BUDGETS[precision]
-        if rms is None:
-            return cls(usual.rms, usual.max, PCC_BUDGETS[precision])
-        return cls(rms, usual.max * rms / usual.rms, PCC_BUDGETS[precision])
+_Row = tuple[Recording, list[NDArray[np.float64] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +119,7 @@ class Parity:
         if self.exceeded:
             raise DriftError(
                 f"{self.variant} moves scores too far: {'; '.join(self.exceeded)}",
-                mend="calibrate on more recordings like the learners', or leave this precision out",
+                hint="calibrate on more recordings like the learners', or leave this precision out",
             )
 
 
@@ -187,11 +144,12 @@ class _Tap:
 class Scorer:
     """One bundle on one backend, scoring whole recordings through the engine's own run.
 
-    Validity checks are left out: drift is measured on any sound.
+    Any number of threads may score with it. Validity checks are left out: drift is measured on any
+    sound.
 
     Args:
         bundle: A bundle or an opened checkpoint.
-        backend: Key of `asa_engine.backends.BACKENDS`.
+        backend: Key of `asa_engine.runtimes.RUNTIMES`.
         precision: Precision of the encoder.
         stages: What is scored with, by default the backend's own.
 
@@ -210,11 +168,10 @@ class Scorer:
         self.judged_elsewhere = stages is not None
         if self.judged_elsewhere:
             self.stages = stages
-        elif (backend, precision) == REFERENCE and self._entry.open_reference is not None:
+        elif (backend, precision) == REFERENCE:
             self.stages = self._entry.open_reference(bundle, 1)
         else:
-            self.stages = self._entry.open(bundle, Choice(backend, precision, "parity"), 1)
-        self._tap = _Tap(self.stages) if isinstance(self.stages, Backend) else None
+            self.stages = self._entry.open(bundle, backend, precision, 1)
 
     def score(
         self,
@@ -239,13 +196,14 @@ class Scorer:
             return self._score_session(samples, parts)
         request = Request(**{name: texts[name] for name in self._entry.uses if name in texts})
         start = self._entry.score or self._entry.run
-        run = start(self.config, self._tap or self.stages, StageClock(), request)
+        tap = _Tap(self.stages) if isinstance(self.stages, Backend) else None
+        run = start(self.config, tap or self.stages, StageClock(), request)
         run.push(samples)
         grade = run.finish()
         if grade is None:
             raise AudioError("the recording is too short to be scored")
-        if self._tap is not None:
-            return self._tap.scores
+        if tap is not None:
+            return tap.scores
         if not grade.scorable:
             return None
         return np.array([grade.scores[aspect.name].value for aspect in self.config.aspects])
@@ -276,6 +234,7 @@ def compare(
     speech: str,
     *,
     rms_budget: float | None = None,
+    workers: int = 1,
 ) -> list[Parity]:
     """Score recordings with a reference and with candidates, each decoded once.
 
@@ -285,6 +244,7 @@ def compare(
         recordings: What is scored; those too short for a window are left out.
         speech: Where the recordings come from.
         rms_budget: Instead of the precision's own, in points of a scale of width 6.
+        workers: Recordings that are scored at a time; no score depends on it.
 
     Raises:
         AudioError: A recording cannot be read, or none is long enough.
@@ -294,16 +254,9 @@ def compare(
     if any(scorer.config.aspects != reference.config.aspects for scorer in scorers):
         raise BundleError(
             "the bundle and its reference score different aspects or scales",
-            mend="compare with the checkpoint that the bundle was exported from",
+            hint="compare with the checkpoint that the bundle was exported from",
         )
-    rows: list[tuple[Recording, list[NDArray[np.float64] | None]]] = []
-    for recording in recordings:
-        responses = recording.responses()
-        samples = np.concatenate([response for _, response in responses])
-        if samples.size >= SAMPLE_RATE_HZ * MIN_RECORDING_S:
-            parts = [(part, len(response)) for part, response in responses]
-            scores = [scorer.score(samples, recording.texts, parts) for scorer in scorers]
-            rows.append((recording, scores))
+    rows = [row for row in in_order(partial(_scored, scorers), recordings, workers) if row]
     return [
         _judge(
             reference,
@@ -314,6 +267,19 @@ def compare(
         )
         for index, candidate in enumerate(candidates, start=1)
     ]
+
+
+MIN_RECORDING_S = 0.1
+
+
+def _scored(scorers: Sequence[Scorer], recording: Recording) -> _Row | None:
+    """Return what every scorer says of a recording; `None` if it is too short."""
+    responses = recording.responses()
+    samples = np.concatenate([response for _, response in responses])
+    if samples.size < SAMPLE_RATE_HZ * MIN_RECORDING_S:
+        return None
+    parts = [(part, len(response)) for part, response in responses]
+    return recording, [scorer.score(samples, recording.texts, parts) for scorer in scorers]
 
 
 def _judge(
@@ -328,24 +294,26 @@ def _judge(
     if not both:
         raise AudioError(
             f"no recording can be scored, or none is as long as {MIN_RECORDING_S} s",
-            mend="pass recordings of speech with --data",
+            hint="pass recordings of speech with --data",
         )
     recordings = [recording for recording, _, _ in both]
     truth, scores = np.array([a for _, a, _ in both]), np.array([b for _, _, b in both])
     split = sum((a is None) != (b is None) for _, a, b in rows)
-    budget = Budget.of(candidate.precision, rms_budget)
+    budget = BUDGETS[candidate.precision].with_rms(rms_budget)
     aspects: dict[str, AspectParity] = {}
     exceeded: list[str] = []
-    if split > SPLIT_SHARES[candidate.precision] * len(rows):
+    if split > budget.split * len(rows):
         exceeded.append(f"{split} recordings are scored by only one of the two")
     for index, aspect in enumerate(reference.config.aspects):
         experts = [r.scores.get(aspect.name, math.nan) for r in recordings]
-        found = _aspect(aspect, truth[:, index], scores[:, index], np.array(experts), budget)
-        aspects[aspect.name] = found
+        aspect_parity = _aspect(
+            aspect, truth[:, index], scores[:, index], np.array(experts), budget
+        )
+        aspects[aspect.name] = aspect_parity
         for what, value, most in (
-            ("RMS", found.rms, found.rms_budget),
-            ("max", found.max, found.max_budget),
-            ("PCC change", _judged_pcc(found, len(recordings)), budget.pcc),
+            ("RMS", aspect_parity.rms, aspect_parity.rms_budget),
+            ("max", aspect_parity.max, aspect_parity.max_budget),
+            ("PCC change", _judged_pcc(aspect_parity, len(recordings)), budget.pcc),
         ):
             if not value <= most:  # NaN is over every budget
                 exceeded.append(f"{aspect.name} {what} {value:.5f} (at most {most:.5f})")
@@ -360,10 +328,17 @@ def _judge(
     )
 
 
-def _judged_pcc(found: AspectParity, recordings: int) -> float:
-    if found.pcc_change is None or recordings < MIN_JUDGED:
+MIN_JUDGED = 100
+"""With fewer recordings a correlation's change is mostly chance: it is reported, not judged."""
+
+
+def _judged_pcc(parity: AspectParity, recordings: int) -> float:
+    if parity.pcc_change is None or recordings < MIN_JUDGED:
         return 0.0
-    return abs(found.pcc_change)
+    return abs(parity.pcc_change)
+
+
+MIN_CORRELATED = 3
 
 
 def _aspect(
@@ -380,7 +355,7 @@ def _aspect(
         aspect.level_of(before) != aspect.level_of(after)
         for before, after in zip(held_truth, held_scores, strict=True)
     ]
-    scale = (high - low) / _REFERENCE_SCALE
+    scale = (high - low) / SCALE_WIDTH
     known = np.isfinite(experts)
     correlation = pcc_change = rmse_change = None
     if known.sum() >= MIN_CORRELATED and np.ptp(experts[known]) > 0:

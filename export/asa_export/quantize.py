@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_export.graph import MICROSOFT, Graph
+from asa_export.graph import Graph
 from asa_export.onnx import (
     LAYER_NORM_EPSILON,
     FloatLinears,
@@ -39,7 +40,10 @@ __all__ = [
     "Calibration",
     "Int8Linears",
     "LinearInputs",
+    "Probe",
+    "add_inputs",
     "calibrate",
+    "probing_session",
     "round_to_int8",
     "round_with_moment",
 ]
@@ -71,16 +75,61 @@ Calibration = Mapping[str, LinearInputs]
 """Name of a linear layer (the first of those that share an input) -> its inputs."""
 
 
-class _Probe(FloatLinears):
-    """float32 layers whose inputs are outputs of the graph."""
+class Probe:
+    """Makes the inputs of a graph's linear layers its outputs; in front of what computes them.
+
+    Attributes:
+        names: The layers, the first of those that share an input, in the order of the outputs.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
+        """Let the input out, then apply the layers."""
         self.names.append(names[0])
         graph.output(x, names[0], ["rows", "channels"])
-        return super().apply(graph, x, names)
+        results: list[str] = super().apply(graph, x, names)  # type: ignore[misc]
+        return results
+
+
+def probing_session(graph: onnx.ModelProto, weights: Weights) -> Any:
+    """Open a graph that reads weights; it is written beside them for as long as that takes."""
+    import onnxruntime as ort
+
+    path = weights.path.with_name(_PROBE_NAME)
+    try:
+        onnx.save(graph, path)
+        return ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def add_inputs(
+    seen: dict[str, LinearInputs],
+    names: Iterable[str],
+    inputs: Iterable[NDArray[np.float32]],
+    step: int = 1,
+) -> None:
+    """Add what linear layers were given to what they were given before.
+
+    Args:
+        seen: Name of a layer -> its inputs so far; changed in place.
+        names: The layers.
+        inputs: The input of each, float32 [T, K].
+        step: Every how many rows count in the second moment.
+    """
+    for name, x in zip(names, inputs, strict=True):
+        rows = x[::step]
+        largest, moment = np.abs(x).max(axis=0), (rows.T @ rows).astype(np.float64)
+        if name in seen:
+            largest = np.maximum(largest, seen[name].largest)
+            moment += seen[name].moment
+        seen[name] = LinearInputs(largest, moment)
+
+
+class _EncoderProbe(Probe, FloatLinears):
+    """The encoder's float32 layers, probed."""
 
 
 def calibrate(
@@ -88,35 +137,18 @@ def calibrate(
 ) -> Calibration:
     """Run the float32 encoder on windows and describe the inputs of its linear layers.
 
-    The probing graph is written beside the weights for as long as it is needed.
-
     Args:
         config: The grader's configuration.
         weights: Its tensors, in a folder that may be written to.
         mels: Log-mel windows, float32 [n_mels, T].
     """
-    import onnxruntime as ort
-
-    probe = _Probe()
-    path = weights.path.with_name(_PROBE_NAME)
-    try:
-        onnx.save(encoder_model(config, weights, probe), path)
-        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    finally:
-        path.unlink(missing_ok=True)
-    found: dict[str, LinearInputs] = {}
+    probe = _EncoderProbe()
+    session = probing_session(encoder_model(config, weights, probe), weights)
+    seen: dict[str, LinearInputs] = {}
     for mel in mels:
         outputs = session.run(probe.names, {"mel": mel[np.newaxis]})
-        for name, x in zip(probe.names, outputs, strict=True):
-            largest, moment = (
-                np.abs(x).max(axis=0),
-                (x[::ROW_STEP].T @ x[::ROW_STEP]).astype(np.float64),
-            )
-            if name in found:
-                largest = np.maximum(largest, found[name].largest)
-                moment += found[name].moment
-            found[name] = LinearInputs(largest, moment)
-    return found
+        add_inputs(seen, probe.names, outputs, ROW_STEP)
+    return seen
 
 
 def round_to_int8(
@@ -136,8 +168,8 @@ def round_to_int8(
     scale = scale.astype(np.float32).astype(np.float64)
     steps = np.broadcast_to(scale, weight.shape)
     limit = np.full((1, 1), INT8_MAX, dtype=np.float64)
-    found = round_with_moment(weight, moment, steps, low=-limit, high=limit)
-    return found.astype(np.int8), scale.astype(np.float32)
+    rounded = round_with_moment(weight, moment, steps, low=-limit, high=limit)
+    return rounded.astype(np.int8), scale.astype(np.float32)
 
 
 def round_with_moment(
@@ -233,23 +265,12 @@ class Int8Linears(FusedAttention):
     def apply(self, graph: Graph, x: str, names: tuple[str, ...]) -> list[str]:
         """Quantise the rows once, then one integer product for each layer."""
         matrices, rounded, scales = self.rounded(names)
-        row, row_scale, row_zero = self.quantise_rows(graph, x, names)
+        rows = self.quantise_rows(graph, x, names)
         results, start = [], 0
         for name, matrix in zip(names, matrices, strict=True):
             part = slice(start, start := start + matrix.shape[1])
-            bias = self._bias(name)
             results.append(
-                graph.op(
-                    "MatMulIntegerToFloat",
-                    row,
-                    graph.constant(rounded[:, part], np.int8),
-                    row_scale,
-                    graph.constant(scales[part]),
-                    row_zero,
-                    graph.constant(np.zeros(matrix.shape[1]), np.int8),
-                    *(() if bias is None else (graph.constant(bias),)),
-                    domain=MICROSOFT,
-                )
+                graph.integer_product(rows, rounded[:, part], scales[part], self._bias(name))
             )
         return results
 

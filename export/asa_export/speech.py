@@ -7,7 +7,7 @@ expert scores, and what it says of drift on real speech is only indicative.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.audio import SAMPLE_RATE_HZ, read_audio
+from asa_engine.audio.intake import heard_samples
 from asa_engine.errors import ManifestError
-from asa_engine.manifest import Utterance, dev_split, read_manifest
-from asa_engine.session import Session, holds_sessions, played, read_sessions
+from asa_engine.evaluation.manifest import Utterance, read_manifest
+from asa_engine.evaluation.sessions import Session, holds_sessions, played, read_sessions
+from asa_engine.evaluation.splits import dev_split, session_split
 
 __all__ = [
     "Recording",
@@ -52,15 +54,17 @@ class Recording:
         source: A file, float32 samples at 16 kHz [n], or the responses of a session.
         scores: Score name -> the experts' score.
         texts: "text" and "prompt" of the request, where known.
+        front: What stands between it and the grader, as in the grader's configuration.
     """
 
     id: str
     source: Path | NDArray[np.float32] | tuple[Response, ...]
     scores: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    front: int = 0
 
     def samples(self) -> NDArray[np.float32]:
-        """Return the samples, float32 mono at 16 kHz [n]; of a session, response after response.
+        """Return what the grader hears, float32 mono at 16 kHz [n]; response after response.
 
         Raises:
             AudioError: A file cannot be read.
@@ -70,9 +74,18 @@ class Recording:
     def responses(self) -> list[tuple[str, NDArray[np.float32]]]:
         """Return the part and the samples of each response; a recording is one, of no part.
 
+        Where the front finds no speech, as in what is synthetic, the grader hears all of it.
+
         Raises:
             AudioError: A file cannot be read.
         """
+        said = self._recorded()
+        if not self.front:
+            return said
+        heard = [(part, heard_samples(samples, self.front)) for part, samples in said]
+        return [new if new[1].size else old for new, old in zip(heard, said, strict=True)]
+
+    def _recorded(self) -> list[tuple[str, NDArray[np.float32]]]:
         if isinstance(self.source, Path):
             return [("", read_audio(self.source))]
         if isinstance(self.source, np.ndarray):
@@ -97,11 +110,20 @@ class Speech:
     calibration: Sequence[Recording]
     judging: Sequence[Recording]
 
+    def heard(self, front: int) -> Speech:
+        """Return the same behind a grader's front."""
+        calibration, judging = (
+            [replace(recording, front=front) for recording in side]
+            for side in (self.calibration, self.judging)
+        )
+        return replace(self, calibration=calibration, judging=judging)
+
 
 def manifest_speech(path: Path, *, calibrate: int, limit: int | None = None) -> Speech:
-    """Split a manifest: speakers whose number is divisible by five judge, the others calibrate.
+    """Split a manifest: held-out speakers judge, the others calibrate.
 
-    Where speakers are not numbered so, every other recording calibrates.
+    Who is held out follows `asa_engine.evaluation.splits`; where it leaves a side empty, every
+    other recording calibrates.
 
     Args:
         path: The manifest, of recordings or of sessions.
@@ -118,7 +140,7 @@ def manifest_speech(path: Path, *, calibrate: int, limit: int | None = None) -> 
         raise ManifestError(f"{path} holds one recording; two are needed")
     try:
         rest, judging = dev_split(utterances)
-        how = "the speakers whose number is divisible by 5"
+        how = "the held-out speakers"
     except ManifestError:
         rest = judging = []
     if not rest or not judging:
@@ -137,14 +159,16 @@ def manifest_recordings(path: Path, *, dev: bool = False, limit: int | None = No
 
     Args:
         path: The manifest.
-        dev: Only speakers whose number is divisible by five.
+        dev: Only held-out speakers.
         limit: Only the first so many.
 
     Raises:
         ManifestError: It cannot be used.
     """
     if holds_sessions(path):
-        sessions = [session for session in read_sessions(path) if session.is_dev or not dev]
+        sessions = read_sessions(path)
+        if dev:
+            sessions = session_split(sessions)[1]
         judging = [_of_session(session) for session in sessions[:limit]]
     else:
         utterances = read_manifest(path)
@@ -195,18 +219,16 @@ def synthetic_recordings(seed: int = _SYNTHETIC_SEED) -> list[Recording]:
 
 
 def _session_speech(path: Path, calibrate: int, limit: int | None) -> Speech:
-    sessions = read_sessions(path)
-    judging = [session for session in sessions if session.is_dev]
-    rest = [session for session in sessions if not session.is_dev]
+    rest, judging = session_split(read_sessions(path))
     if not rest or not judging:
         raise ManifestError(
             f"{path} has no session to {'judge' if rest else 'calibrate'} on",
-            mend="sessions of speakers whose number is divisible by five judge, others calibrate",
+            hint="sessions of held-out speakers judge, others calibrate; give every line a split",
         )
     judged = _spread(judging, limit)
     return Speech(
-        description=f"{len(judged)} sessions of {path.name}: the speakers whose number is "
-        "divisible by 5, calibrated on others",
+        description=f"{len(judged)} sessions of {path.name}: the held-out speakers, "
+        "calibrated on others",
         calibration=[_of_session(session) for session in _spread(rest, calibrate)],
         judging=[_of_session(session) for session in judged],
     )

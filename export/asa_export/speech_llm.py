@@ -7,8 +7,8 @@ the answer on average, over calibration recordings, is taken back in its bias.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,49 +17,49 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
-from safetensors.torch import save
 from torch import Tensor
 
-from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import Projector, SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
+from asa_engine.language_model.base import CausalModel
 from asa_engine.language_model.decoder import Decoder
+from asa_engine.language_model.native import NativeModel
 from asa_engine.nn.audio_language_model import AudioEncoder, AudioProjector
-from asa_engine.nn.lora import merge_lora
 from asa_export.audio_encoder import audio_encoder_model, constant, linear_rows
-from asa_export.exporter import Exporter, Variant
+from asa_export.exporter import Exporter, Job, copy_checkpoint
 from asa_export.graph import Graph
-from asa_export.language_model import (
-    TOKENS,
-    VOCABULARY,
-    FloatDecoder,
-    decoder_model,
-    decoder_tensors,
-    split_fused,
+from asa_export.language_model_files import (
+    FOLDER,
+    DecoderFiles,
+    halved,
+    mean_hidden,
+    state_of,
+    write_tensors,
 )
-from asa_export.language_model_calibrate import calibrate_decoder
-from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_half import HALVES, HalfDecoder, form_for_cpu
 from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
+from asa_export.language_model_stored import stored_tensors
 from asa_export.parity import REFERENCE
+from asa_export.quantize import Calibration
 from asa_export.speech import Recording, Speech
 from asa_export.speech_units import unit_ids, write_units
 from asa_export.weights import Weights
 
-__all__ = ["EXPORTER", "projector_model"]
+__all__ = ["EXPORTER", "projector_model", "write_encoder"]
 
 ENCODER: Final = "encoder.safetensors"
 CLIP_ENCODER: Final = "encoder.onnx"
 """Of an audio language model; its weights are those of `ENCODER`."""
 PROJECTOR: Final = "projector.onnx"
-FOLDER: Final = "language_model"
-MERGED: Final = "merged.safetensors"
-REPORT: Final = "training.json"
+NATIVE: Final = "native"
 ON_GPU: Final = "onnxruntime-cuda"
 CALIBRATED: Final = 24
 """Recordings that int8 is calibrated on."""
+FEW: Final = 2
+"""Recordings that a model larger than memory, which reads itself for each, is heard on."""
 
 
 def _validate(opened: Bundle) -> SpeechLLMConfig:
@@ -67,80 +67,105 @@ def _validate(opened: Bundle) -> SpeechLLMConfig:
     return SpeechLLM.load(opened.path).config
 
 
-def _build(
-    opened: Bundle,
-    config: SpeechLLMConfig,
-    work: Path,
-    variants: Sequence[Variant],
-    speech: Speech,
-) -> Stages:
+def _build(job: Job[SpeechLLMConfig]) -> Stages:
     """Write every artifact; return the stages that they serve."""
-    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT):
-        if (opened.path / file).is_file():
-            shutil.copyfile(opened.path / file, work / file)
+    opened, config, work, variants = job.opened, job.config, job.work, job.variants
+    copy_checkpoint(opened, work)
     grader = SpeechLLM.load(opened.path)
-    merge_lora(grader.language_model)
-    encoder = _write_encoder(grader, work)
+    files = DecoderFiles(grader.language_model, work, positions=config.longest_sequence)
+    files.check(variants)
+    encoder = write_encoder(grader, work)
     onnx.save(projector_model(grader, Weights(opened.path / WEIGHTS_NAME)), work / PROJECTOR)
 
-    folder = work / FOLDER
-    folder.mkdir()
-    shape = DecoderConfig.from_hugging_face(grader.language_model.decoder.config.to_dict())
-    state = split_fused(shape, grader.language_model.decoder.state_dict())
-    expected = decoder_tensors(shape).keys() - {TOKENS, VOCABULARY}
-    _write(folder / MERGED, {name: state[name.removeprefix("model.")] for name in expected})
-    weights = Weights(folder / MERGED)
-    graph = decoder_model(shape, weights, FloatDecoder(), positions=config.longest_sequence)
-    onnx.save(graph, folder / "fp32.onnx")
-    exact = Decoder.open(folder / "fp32.onnx", threads=1)
+    exact = files.exact()
     head = _head(grader, exact)
-    sequences = list(_sequences(grader, speech.calibration[:CALIBRATED]))
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
-    exact_answer, seen = _mean_answer(head, exact, sequences), None
+    rounding = None
     for backend, precision in variants:
-        smooth = None
-        if precision in ("int8", "int4") and seen is None:
-            seen = calibrate_decoder(shape, weights, head["prefix"].numpy(), sequences)
-        if precision == "int8":
-            smooth = Int8Decoder(weights, seen)
-        if backend == "ctranslate2":
-            file = (
-                f"{FOLDER}/{write_units(grader, head['answer.weight'], folder, precision, smooth)}"
-            )
-            answer = _mean_unit_answer(grader, work / file, sequences)
-        elif backend == ON_GPU:
-            file = f"{FOLDER}/{precision}.onnx"
-            linears = HalfDecoder(precision)
-            graph = decoder_model(shape, weights, linears, positions=config.longest_sequence)
-            onnx.save(graph, work / file)
-            with form_for_cpu(work / file) as here:
-                answer = _mean_answer(head, Decoder.open(here, threads=1), sequences)
+        bias = head["answer.bias"]
+        if precision == "fp32":
+            file = f"{FOLDER}/fp32.onnx"
+            if backend == NATIVE:
+                file = files.write_native(None)
+            elif backend == "ctranslate2":
+                file = write_units(grader, head["answer.weight"], work / FOLDER, precision, None)
         else:
-            file = f"{FOLDER}/{precision}.onnx"
-            if precision != "fp32":
-                rounded = smooth or Int4Decoder(seen)
-                graph = decoder_model(shape, weights, rounded, positions=config.longest_sequence)
-                onnx.save(graph, work / file)
-            answer = _mean_answer(head, Decoder.open(work / file, threads=1), sequences)
-        moved = exact_answer - answer if precision != "fp32" else torch.zeros(len(answer))
+            rounding = rounding or _Rounding(grader, work, files, head, job.speech)
+            file, answer = rounding.write(backend, precision)
+            bias = bias + rounding.mean_answer(exact) - answer
         name = f"head.{backend}.{precision}.safetensors"
-        _write(work / name, {**head, "answer.bias": head["answer.bias"] + moved})
-        files = (encoder, PROJECTOR, file, name)
-        for stage, name in zip(STAGE_NAMES, files, strict=True):
-            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = name
-    if ("onnxruntime", "fp32") not in variants:
-        (folder / "fp32.onnx").unlink()
-        if not any(backend == ON_GPU for backend, _ in variants):
-            (folder / MERGED).unlink()
+        write_tensors(work / name, {**head, "answer.bias": bias})
+        for stage, artifact in zip(STAGE_NAMES, (encoder, PROJECTOR, file, name), strict=True):
+            stages.setdefault(stage, {}).setdefault(backend, {})[precision] = artifact
+    exact_kept = ("onnxruntime", "fp32") in variants
+    read = exact_kept or (NATIVE, "fp32") in variants
+    halves = any(backend == ON_GPU for backend, _ in variants)
+    files.remove(graph=not exact_kept, tensors=not (read or halves))
     return stages
 
 
-def _write_encoder(grader: SpeechLLM, work: Path) -> str:
+class _Rounding:
+    """Writes a language model in fewer bits, and says what it answers on calibration recordings.
+
+    Args:
+        grader: The reference, adapters merged.
+        work: The bundle's folder.
+        files: The language model's graphs.
+        head: What `_head` returned.
+        speech: What is calibrated on.
+    """
+
+    def __init__(
+        self,
+        grader: SpeechLLM,
+        work: Path,
+        files: DecoderFiles,
+        head: dict[str, Tensor],
+        speech: Speech,
+    ) -> None:
+        self._grader, self._work, self._files, self._head = grader, work, files, head
+        self._beginning = head["prefix"].numpy()
+        few = FEW if files.stored else CALIBRATED
+        self._sequences = list(_sequences(grader, speech.calibration[:few]))
+
+    def write(self, backend: str, precision: str) -> tuple[str, Tensor]:
+        """Return the file of a variant, below the bundle, and its mean answer [K]."""
+        files, work = self._files, self._work
+        if backend == ON_GPU:
+            file = files.write(precision, HalfDecoder(precision))
+            with form_for_cpu(work / file) as here:
+                return file, self.mean_answer(Decoder.open(here, threads=1))
+        if backend == NATIVE:
+            file = files.write_native(self._seen)
+            return file, self.mean_answer(NativeModel.open(work / file, threads=1))
+        if precision == "int4":
+            file = files.write(precision, Int4Decoder(self._seen))
+            return file, self.mean_answer(Decoder.open(work / file, threads=1))
+        smooth = Int8Decoder(files.weights, self._seen)
+        if backend == "ctranslate2":
+            weight = self._head["answer.weight"]
+            file = write_units(self._grader, weight, work / FOLDER, precision, smooth)
+            return file, _mean_unit_answer(self._grader, work / file, self._sequences)
+        file = files.write(precision, smooth)
+        return file, self.mean_answer(Decoder.open(work / file, threads=1))
+
+    @cached_property
+    def _seen(self) -> Calibration:
+        """What linear layers see on the calibration recordings."""
+        return self._files.calibrate(self._beginning, self._sequences)
+
+    def mean_answer(self, decoder: CausalModel) -> Tensor:
+        """Return the answer [K], without its bias, that the recordings get on average."""
+        weight = self._head["answer.weight"].detach()
+        return weight @ mean_hidden(decoder, self._beginning, self._sequences)
+
+
+def write_encoder(grader: SpeechLLM, work: Path) -> str:
     """Write the encoder; return the file that serves its stage."""
     encoder: Any = grader.encoder
     own = isinstance(encoder, AudioEncoder)
     tower = encoder.tower if own else encoder
-    _write(work / ENCODER, {k: _halved(v) for k, v in tower.state_dict().items()})
+    write_tensors(work / ENCODER, {k: halved(v) for k, v in stored_tensors(tower)})
     if not own:
         return ENCODER
     onnx.save(audio_encoder_model(encoder, Weights(work / ENCODER)), work / CLIP_ENCODER)
@@ -215,36 +240,25 @@ def _stacked_tokens(graph: Graph, x: str, projector: Projector) -> str:
     )
 
 
-def _head(grader: SpeechLLM, decoder: Decoder) -> dict[str, Tensor]:
+def _head(grader: SpeechLLM, decoder: CausalModel) -> dict[str, Tensor]:
     """Return what is read beside the graphs: mix of layers, prompt, rows of the answer."""
     model, prompt = grader.language_model, grader.config.prompt
-    weight: Tensor = model.output.weight[list(prompt.label_ids)]
+    weight = model.output_rows(torch.tensor(prompt.label_ids, dtype=torch.long))
     bias = torch.zeros(len(weight))
     if grader.head is not None:
         weight, bias = grader.head.weight, grader.head.bias
     prefix = model.embed(torch.tensor(prompt.prefix_ids, dtype=torch.long))
-    sequence = decoder.start(len(prefix))
-    sequence.extend(prefix.detach().numpy())
     mix = {}
     if isinstance(grader.projector, Projector):
         mix["layer_weights"] = grader.projector.layer_mix.softmax(0)
     return {
         **mix,
-        "prefix": torch.from_numpy(sequence.state()),
+        "prefix": torch.from_numpy(state_of(decoder, prefix)),
         "suffix": model.embed(torch.tensor(prompt.suffix_ids, dtype=torch.long)),
         "answer.weight": weight,
         "answer.bias": bias,
-        **{f"prior.{name}": _halved(value) for name, value in grader.prior.named_parameters()},
+        **{f"prior.{name}": halved(value) for name, value in grader.prior.named_parameters()},
     }
-
-
-def _mean_answer(
-    head: dict[str, Tensor], decoder: Decoder, sequences: Sequence[NDArray[np.float32]]
-) -> Tensor:
-    """Return the answer [K], without its bias, that sequences behind the prompt get on average."""
-    trunk = decoder.resume(head["prefix"].numpy())
-    hidden = [trunk.fork(trunk.length + len(rows)).extend(rows)[-1] for rows in sequences]
-    return head["answer.weight"].detach() @ torch.from_numpy(np.mean(hidden, axis=0))
 
 
 def _mean_unit_answer(
@@ -270,25 +284,17 @@ def _sequences(grader: SpeechLLM, recordings: Iterable[Recording]) -> Iterator[N
             yield sequence.detach().numpy()
 
 
-def _halved(value: Tensor) -> Tensor:
-    """Return float16 where that loses nothing: published encoders are stored so."""
-    half = value.half()
-    return half if torch.equal(half.float(), value) else value
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    state = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    path.write_bytes(save(state))
-
-
 EXPORTER = Exporter(
     targets={
+        "native": (NATIVE, ("fp32", "int8")),
         "onnx": ("onnxruntime", ("fp32", "int8", "int4")),
         "ctranslate2": ("ctranslate2", ("fp32", "int8")),  # of graders with units
         "onnx-cuda": (ON_GPU, tuple(HALVES)),
     },
     needs={"ctranslate2": "units"},
+    lacks={"native": "units"},
     on_request=(("ctranslate2", "int8"),),
+    preferred=((NATIVE, "int8"), ("onnxruntime", "int8"), ("onnxruntime", "fp32")),
     validate=_validate,
     build=_build,
     judge=_judge,

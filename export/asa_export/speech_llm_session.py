@@ -7,54 +7,40 @@ sessions, is taken back in their bias.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
-from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages
 from asa_engine.graders.speech_llm.model import Projector
-from asa_engine.graders.speech_llm.session import AcousticPrior, SessionLLM
-from asa_engine.graders.speech_llm.session_config import SessionConfig
-from asa_engine.graders.speech_llm.session_runtime import STAGE_NAMES
-from asa_engine.graders.speech_llm.session_stages import text_ids
-from asa_engine.language_model.decoder import Decoder
-from asa_engine.nn.lora import merge_lora
-from asa_export.exporter import Exporter, Variant
+from asa_engine.graders.speech_llm_session.config import SessionConfig
+from asa_engine.graders.speech_llm_session.model import AcousticPrior, SessionLLM
+from asa_engine.graders.speech_llm_session.runtime import STAGE_NAMES
+from asa_engine.graders.speech_llm_session.stages import text_ids
+from asa_engine.language_model.base import CausalModel
+from asa_engine.language_model.opening import open_model
+from asa_export import language_model_files as lm
+from asa_export.exporter import Exporter, Job, copy_checkpoint
 from asa_export.graph import Graph
-from asa_export.language_model import (
-    TOKENS,
-    VOCABULARY,
-    DecoderLinears,
-    FloatDecoder,
-    decoder_model,
-    decoder_tensors,
-)
-from asa_export.language_model_calibrate import calibrate_decoder
-from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_quantize import Int4Decoder, Int8Decoder
 from asa_export.parity import REFERENCE, Scorer
-from asa_export.speech import Recording, Speech
-from asa_export.speech_llm import projector_model
+from asa_export.speech import Recording
+from asa_export.speech_llm import NATIVE, PROJECTOR, projector_model, write_encoder
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER", "prior_model"]
 
-ENCODER: Final = "encoder.safetensors"
-PROJECTOR: Final = "projector.onnx"
+PRIOR_ENCODER: Final = "prior_encoder.safetensors"
 PRIOR: Final = "prior.onnx"
-FOLDER: Final = "language_model"
-MERGED: Final = "merged.safetensors"
-REPORT: Final = "training.json"
 CALIBRATED: Final = 8
 """Sessions that int8 is calibrated on."""
+FEW: Final = 1
+"""Sessions that a model larger than memory, which reads itself for each, is heard on."""
 
 
 def _validate(opened: Bundle) -> SessionConfig:
@@ -62,65 +48,61 @@ def _validate(opened: Bundle) -> SessionConfig:
     return SessionLLM.load(opened.path).config
 
 
-def _build(
-    opened: Bundle,
-    config: SessionConfig,
-    work: Path,
-    variants: Sequence[Variant],
-    speech: Speech,
-) -> Stages:
+def _build(job: Job[SessionConfig]) -> Stages:
     """Write every artifact; return the stages that they serve."""
-    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT):
-        if (opened.path / file).is_file():
-            shutil.copyfile(opened.path / file, work / file)
+    opened, config, work, variants = job.opened, job.config, job.work, job.variants
+    copy_checkpoint(opened, work)
     grader = SessionLLM.load(opened.path)
-    decoder = grader.speech.language_model.decoder
-    merge_lora(decoder)
-    encoder = grader.speech.encoder.state_dict()
-    _write(work / ENCODER, {name: _halved(value) for name, value in encoder.items()})
+    model = grader.speech.language_model
+    language_model = lm.DecoderFiles(model, work, positions=config.longest_sequence)
+    language_model.check(variants)
+    encoder = write_encoder(grader.speech, work)
+    beside = {}
+    if grader.prior_encoder is not None:
+        state = grader.prior_encoder.state_dict()
+        lm.write_tensors(
+            work / PRIOR_ENCODER, {name: lm.halved(value) for name, value in state.items()}
+        )
+        beside = {"prior_encoder": PRIOR_ENCODER}
     trained = Weights(opened.path / WEIGHTS_NAME)
     onnx.save(projector_model(grader.speech, trained), work / PROJECTOR)
     onnx.save(prior_model(grader.prior, trained), work / PRIOR)
 
-    folder = work / FOLDER
-    folder.mkdir()
-    shape, state = DecoderConfig.from_hugging_face(decoder.config.to_dict()), decoder.state_dict()
-    expected = decoder_tensors(shape).keys() - {TOKENS, VOCABULARY}
-    _write(folder / MERGED, {name: state[name.removeprefix("model.")] for name in expected})
-    weights = Weights(folder / MERGED)
-
-    def graph(linears: DecoderLinears) -> onnx.ModelProto:
-        return decoder_model(shape, weights, linears, positions=config.longest_sequence)
-
-    onnx.save(graph(FloatDecoder()), folder / "fp32.onnx")
-    exact = Decoder.open(folder / "fp32.onnx", threads=1)
+    exact = language_model.exact()
     beginning = _beginning(grader, exact)
     head = _head(grader, beginning)
-    skipped = beginning.shape[3]
-    sequences = [rows[skipped:] for rows in _sequences(grader, speech.calibration[:CALIBRATED])]
+    rounding = any(precision != "fp32" for _, precision in variants)
+    most = FEW if language_model.stored else CALIBRATED
+    calibration = job.speech.calibration[:most] if rounding else []
+    sequences = [rows[beginning.shape[3] :] for rows in _sequences(grader, calibration)]
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     for backend, precision in variants:
-        file = f"{FOLDER}/{precision}.onnx"
-        its_head = head
-        if precision != "fp32":
-            linears: DecoderLinears = Int4Decoder()
+        file, its_head = f"{lm.FOLDER}/fp32.onnx", head
+        if precision != "int4":
+            seen = None
             if precision == "int8":
-                linears = Int8Decoder(
-                    weights, calibrate_decoder(shape, weights, beginning, sequences)
-                )
-            onnx.save(graph(linears), work / file)
-            rounded = Decoder.open(work / file, threads=1)
-            moved = _mean_hidden(beginning, exact, sequences) - _mean_hidden(
-                beginning, rounded, sequences
+                seen = language_model.calibrate(beginning, sequences)
+            if backend == NATIVE:
+                file = language_model.write_native(seen)
+            elif seen is not None:
+                file = language_model.write(precision, Int8Decoder(language_model.weights, seen))
+        else:
+            file = language_model.write(precision, Int4Decoder())
+        if precision != "fp32":
+            rounded = open_model(work / file, threads=1)
+            moved = lm.mean_hidden(exact, beginning, sequences) - lm.mean_hidden(
+                rounded, beginning, sequences
             )
             its_head = {**head, "answer.bias": head["answer.bias"] + head["answer.weight"] @ moved}
-        _write(work / f"head.{precision}.safetensors", its_head)
-        files = (ENCODER, PROJECTOR, PRIOR, file, f"head.{precision}.safetensors")
-        for stage, name in zip(STAGE_NAMES, files, strict=True):
+        its_name = f"head.{backend}.{precision}.safetensors"
+        lm.write_tensors(work / its_name, its_head)
+        files = dict(
+            zip(STAGE_NAMES, (encoder, PROJECTOR, PRIOR, file, its_name), strict=True), **beside
+        )
+        for stage, name in files.items():
             stages.setdefault(stage, {}).setdefault(backend, {})[precision] = name
-    if "fp32" not in (precision for _, precision in variants):
-        (folder / "fp32.onnx").unlink()
-        (folder / MERGED).unlink()
+    unread = "fp32" not in (precision for _, precision in variants)
+    language_model.remove(graph=("onnxruntime", "fp32") not in variants, tensors=unread)
     return stages
 
 
@@ -153,46 +135,30 @@ def prior_model(prior: AcousticPrior, weights: Weights) -> onnx.ModelProto:
     return graph.model()
 
 
-def _beginning(grader: SessionLLM, decoder: Decoder) -> NDArray[np.float32]:
-    """Return keys and values of the prompt's beginning; of no position where the prior is first."""
-    if grader.config.prior.position == "first":
+def _beginning(grader: SessionLLM, decoder: CausalModel) -> NDArray[np.float32]:
+    """Return keys and values of the prompt's beginning; of no position where none are kept."""
+    if not grader.config.keeps_beginning:
         return np.zeros((2, decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)
     ids = torch.tensor(grader.config.speech.prompt.prefix_ids, dtype=torch.long)
-    sequence = decoder.start(len(ids))
-    sequence.extend(grader.speech.language_model.embed(ids).detach().numpy())
-    return sequence.state()
+    return lm.state_of(decoder, grader.speech.language_model.embed(ids))
 
 
 def _head(grader: SessionLLM, beginning: NDArray[np.float32]) -> dict[str, Tensor]:
     """Return what is read beside the graphs."""
     speech, prior = grader.speech, grader.prior
     assert speech.head is not None
-    assert isinstance(speech.projector, Projector)
     head = {
-        "layer_weights": speech.projector.layer_mix.softmax(0),
         "texts": speech.language_model.embed(torch.tensor(text_ids(grader.config))),
         # Probabilities sum to one, so that the bias may stand in every row.
         "levels": prior.projector.weight.T + prior.projector.bias,
         "answer.weight": speech.head.weight.detach(),
         "answer.bias": speech.head.bias.detach(),
     }
+    if isinstance(speech.projector, Projector):
+        head["layer_weights"] = speech.projector.layer_mix.softmax(0)
     if beginning.shape[3]:
         head["prefix"] = torch.from_numpy(beginning)
     return head
-
-
-def _mean_hidden(
-    beginning: NDArray[np.float32], decoder: Decoder, sequences: Sequence[NDArray[np.float32]]
-) -> Tensor:
-    """Return the last hidden state [W] that sequences behind the beginning get on average."""
-    hidden = []
-    for rows in sequences:
-        capacity = beginning.shape[3] + len(rows)
-        start = decoder.start(capacity)
-        if beginning.shape[3]:
-            start = decoder.resume(beginning).fork(capacity)
-        hidden.append(start.extend(rows)[-1])
-    return torch.from_numpy(np.mean(hidden, axis=0))
 
 
 @torch.inference_mode()
@@ -215,23 +181,16 @@ def _sequences(
             yield grader.sequence(responses, prior).numpy()
 
 
-def _halved(value: Tensor) -> Tensor:
-    """Return float16 where that loses nothing: published encoders are stored so."""
-    half = value.half()
-    return half if torch.equal(half.float(), value) else value
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    state = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    path.write_bytes(save(state))
-
-
 def _timed(scorer: Scorer, samples: NDArray[np.float32]) -> None:
     scorer.score(samples, parts=((scorer.config.parts[0].name, len(samples)),))
 
 
 EXPORTER = Exporter(
-    targets={"onnx": ("onnxruntime", ("fp32", "int8", "int4"))},
+    targets={
+        "native": (NATIVE, ("fp32", "int8")),
+        "onnx": ("onnxruntime", ("fp32", "int8", "int4")),
+    },
+    preferred=(("onnxruntime", "int8"), ("onnxruntime", "fp32")),
     validate=_validate,
     build=_build,
     timed="a session of 8 s of speech in one part",

@@ -38,7 +38,7 @@ def write_units(
         smooth: Folds channels' scales into the weights; None leaves them.
 
     Returns:
-        The model's file, below `folder`.
+        The model's file, below the folder that holds `folder`.
 
     Raises:
         BundleError: The grader has no codebook, or its language model is not a Llama.
@@ -48,12 +48,12 @@ def write_units(
     if grader.codebook is None:
         raise BundleError(
             "CTranslate2's generator takes tokens, and this grader's audio is none",
-            mend="train a grader with units, or export to onnx",
+            hint="train a grader with units, or export to onnx",
         )
     if grader.config.language_model.family != "llama":
         raise BundleError(
             f"units are exported for Llama, not {grader.config.language_model.family}",
-            mend="export to onnx",
+            hint="export to onnx",
         )
     model = _with_units(grader, grader.codebook)
     if smooth is not None:
@@ -70,7 +70,7 @@ def write_units(
     target = folder / f"ctranslate2-{precision}"
     target.mkdir()
     spec.save(str(target))
-    return f"{target.name}/model.bin"
+    return f"{folder.name}/{target.name}/model.bin"
 
 
 def unit_ids(grader: SpeechLLM, sequence: Tensor) -> list[int]:

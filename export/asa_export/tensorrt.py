@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asa_engine.backends.engines import (
+from asa_engine.bundle import WEIGHTS_NAME, Bundle
+from asa_engine.errors import BundleError, UsageError
+from asa_engine.gpu.tensorrt_engines import (
     ANY_DRIVER,
     EngineKey,
     build,
@@ -26,9 +28,7 @@ from asa_engine.backends.engines import (
     model_sha256,
     write_engine,
 )
-from asa_engine.backends.tensorrt import TensorRTBackend, profile_of
-from asa_engine.bundle import WEIGHTS_NAME, Bundle
-from asa_engine.errors import BundleError, UsageError
+from asa_engine.graders.acoustic.backends.tensorrt import TensorRTBackend, profile_of
 
 __all__ = ["BuiltEngine", "build_engines", "parse_capability"]
 
@@ -60,10 +60,10 @@ def parse_capability(text: str) -> str:
     Raises:
         UsageError: It is none.
     """
-    found = _CAPABILITY.fullmatch(text.strip().lower())
-    if found is None:
-        raise UsageError(f"{text!r} is no compute capability", mend="write it as 8.9, 89 or sm_89")
-    return f"{int(found[1])}.{found[2]}"
+    match = _CAPABILITY.fullmatch(text.strip().lower())
+    if match is None:
+        raise UsageError(f"{text!r} is no compute capability", hint="write it as 8.9, 89 or sm_89")
+    return f"{int(match[1])}.{match[2]}"
 
 
 def build_engines(
@@ -85,7 +85,7 @@ def build_engines(
     if not graphs:
         raise BundleError(
             f"{bundle.name} has no graphs for TensorRT",
-            mend="export it again with --target tensorrt",
+            hint="export it again with --target tensorrt",
         )
     library = load_library()
     profile = profile_of(bundle)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -16,24 +15,22 @@ import torch
 from safetensors.torch import save
 from transformers import BertModel
 
-from asa_engine.backbones import backbone_folder
-from asa_engine.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, Stages
+from asa_engine.backbones import model_folder
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, Stages
 from asa_engine.features.word_pieces import TOKENIZER_NAME
 from asa_engine.graders.text.config import TextConfig
 from asa_engine.graders.text.model import TextGrader
 from asa_engine.nn.bert import bert_config, quiet
 from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors
 from asa_export.ctranslate2 import convert_whisper
-from asa_export.exporter import Exporter, Variant
+from asa_export.exporter import Exporter, Job, copy_checkpoint
 from asa_export.parity import REFERENCE
-from asa_export.speech import Speech
 from asa_export.weights import Weights
 
 __all__ = ["EXPORTER", "write_ctranslate2", "write_onnx"]
 
 ENCODER = "text_encoder"
 BERT_NAME = "bert.safetensors"
-REPORT_NAME = "training.json"
 RECOGNISER = "recogniser"
 
 
@@ -44,17 +41,10 @@ def _validate(opened: Bundle) -> TextConfig:
     return config
 
 
-def _build(
-    opened: Bundle,
-    config: TextConfig,
-    work: Path,
-    variants: Sequence[Variant],
-    speech: Speech,
-) -> Stages:
+def _build(job: Job[TextConfig]) -> Stages:
     """Write every artifact; return the stages that they serve."""
-    for file in (CONFIG_NAME, WEIGHTS_NAME, REPORT_NAME):
-        if (opened.path / file).is_file():
-            shutil.copyfile(opened.path / file, work / file)
+    opened, config, work, variants = job.opened, job.config, job.work, job.variants
+    copy_checkpoint(opened, work)
     grader = _load(opened, config)
     folder = work / ENCODER
     folder.mkdir()
@@ -62,7 +52,7 @@ def _build(
     stages: Stages = {"grader": {REFERENCE[0]: {REFERENCE[1]: WEIGHTS_NAME}}}
     if config.is_whole:
         shutil.copyfile(folder / TOKENIZER_NAME, work / TOKENIZER_NAME)
-    source = backbone_folder(config.backbones[RECOGNISER])
+    source = model_folder(config.backbones[RECOGNISER])
     model = convert_whisper(source, work / RECOGNISER)
     words = model.relative_to(work).as_posix()
     for backend, precision in variants:
@@ -78,14 +68,14 @@ def _build(
 
 
 def _load(opened: Bundle, config: TextConfig) -> TextGrader:
-    backbone = None if config.is_whole else backbone_folder(config.backbones[ENCODER])
+    backbone = None if config.is_whole else model_folder(config.backbones[ENCODER])
     return TextGrader.load(opened.path, backbone)
 
 
 def _tokenizer(opened: Bundle, config: TextConfig) -> Path:
     if config.is_whole:
         return opened.path / TOKENIZER_NAME
-    return backbone_folder(config.backbones[ENCODER]) / TOKENIZER_NAME
+    return model_folder(config.backbones[ENCODER]) / TOKENIZER_NAME
 
 
 def write_onnx(grader: TextGrader, folder: Path, precision: str) -> str:
@@ -133,6 +123,7 @@ EXPORTER = Exporter(
         # Its int8 has one scale a row, and moves scores over the budget.
         "ctranslate2": ("ctranslate2", ("fp32",)),
     },
+    preferred=(("onnxruntime", "fp32"),),
     validate=_validate,
     build=_build,
     timed="8 s of speech, transcribed and graded",

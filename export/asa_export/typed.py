@@ -24,10 +24,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from asa_engine.backends import Availability, Backend, Encoded, HeadOutput
-from asa_engine.backends.onnxruntime import OnnxRuntimeBackend, session
 from asa_engine.bundle import WEIGHTS_NAME, Bundle
+from asa_engine.graders.acoustic.backends.base import Backend, Encoded, HeadOutput
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.runtimes.onnxruntime import OnnxRuntime, session
 from asa_export.graph import Graph
 from asa_export.onnx import CONV_WIDTH, FloatLinears, Linears, grader_model, has_bias
 from asa_export.quantize import INT8_MAX, Calibration, Int8Linears
@@ -187,14 +187,14 @@ def on_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     They multiply rounded inputs, add in float32 and round the result. ONNX Runtime's CPU provider
     has no such products: the inputs are widened, the result is narrowed again, in the graph.
     """
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
     types = {
-        **{tensor.name: tensor.data_type for tensor in found.graph.initializer},
-        **{item.name: item.type.tensor_type.elem_type for item in found.graph.input},
+        **{tensor.name: tensor.data_type for tensor in converted.graph.initializer},
+        **{item.name: item.type.tensor_type.elem_type for item in converted.graph.input},
     }
     nodes: list[onnx.NodeProto] = []
-    for node in found.graph.node:
+    for node in converted.graph.node:
         kind = types.get(node.input[0], 0) if node.input else 0
         if node.op_type == "Cast":
             kind = helper.get_node_attr_value(node, "to")
@@ -215,9 +215,9 @@ def on_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
         for index, name in enumerate(node.output):
             product.output[index] = f"{name}_wide"
             nodes.append(helper.make_node("Cast", [f"{name}_wide"], [name], to=kind))
-    del found.graph.node[:]
-    found.graph.node.extend(nodes)
-    return found
+    del converted.graph.node[:]
+    converted.graph.node.extend(nodes)
+    return converted
 
 
 class OnCpu(Backend):
@@ -244,12 +244,10 @@ class OnCpu(Backend):
         self._sums = np.zeros((1, _width(model, "sums")), np.float32)
         self._head = session(bundle.file("head", backend, precision), 1)
 
-    @classmethod
-    def availability(cls) -> Availability:
+    def versions(self) -> dict[str, str]:
         """As ONNX Runtime's."""
-        found = OnnxRuntimeBackend.availability()
-        versions = {**found.versions, "provider": "CPU, in the place of a GPU"}
-        return Availability(found.usable, found.reason, versions)
+        versions = OnnxRuntime.availability().versions
+        return {**versions, "provider": "CPU, in the place of a GPU"}
 
     @classmethod
     def open(cls, bundle: Bundle, *, precision: str, threads: int) -> Self:

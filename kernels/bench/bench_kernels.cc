@@ -55,6 +55,7 @@ struct Weights {
     linear.bias = bias.floats();
     linear.scale = scale.floats();
     linear.sum = sum.floats();
+    linear.paired = true;
     const auto values = noise(std::size_t(in) * linear.out, 0.2f / std::sqrt(float(in)));
     gemm.pack(values.data(), nullptr, linear);
   }
@@ -119,8 +120,9 @@ int main(int argc, char** argv) {
   asa::Buffer x(std::size_t(rows) * inner), staging(std::size_t(rows) * asa::kGroup + inner);
   const auto values = noise(std::size_t(rows) * inner + asa::kGroup, 1.0f);
   const auto ones = std::vector<float>(inner, 1.0f);
-  const char* names[] = {"fp32", "bf16", "int8"};
-  for (auto precision : {asa::Precision::fp32, asa::Precision::bf16, asa::Precision::int8}) {
+  const char* names[] = {"fp32", "bf16", "int8", "int16"};
+  for (auto precision :
+       {asa::Precision::fp32, asa::Precision::bf16, asa::Precision::int8, asa::Precision::int16}) {
     const char* name = names[int(precision)];
     Weights square(k.gemm, precision, width, width);
     Weights up(k.gemm, precision, width, inner);
@@ -132,27 +134,39 @@ int main(int argc, char** argv) {
       k.layer_norm.put(values.data(), width, rows, ones.data(), ones.data(), narrow.rows_,
                        staging.floats());
     });
-    report("gemm + residual", name, small,
-           [&] { k.gemm.add(narrow.rows_, square.linear, rows, x.floats(), inner); });
+    report("gemm + residual", name, small, [&] {
+      k.gemm.add(narrow.rows_, square.linear, 0, square.linear.out, rows, x.floats(), inner);
+    });
     report("gemm + gelu", name, large,
            [&] { k.gemm.gelu_put(narrow.rows_, up.linear, rows, wide.rows_, staging.floats()); });
-    report("gemm (4 D -> D) + residual", name, large,
-           [&] { k.gemm.add(wide.rows_, down.linear, rows, x.floats(), inner); });
+    report("gemm (4 D -> D) + residual", name, large, [&] {
+      k.gemm.add(wide.rows_, down.linear, 0, down.linear.out, rows, x.floats(), inner);
+    });
     if (precision == asa::Precision::int8) continue;
     const int keys = asa::round_up(length, 96), panel = k.gemm.geometry.panel;
     const int heads = width / head_width, words = asa::words_of(precision, head_width);
     asa::Buffer q(std::size_t(keys) * heads * asa::chunks_of(precision, head_width) *
                   asa::kChunkWords);
     asa::Buffer kb(std::size_t(keys) * heads * words), vb(std::size_t(keys) * heads * words);
-    const asa::Attention attention{.precision = precision,
-                                   .heads = heads,
-                                   .head_width = head_width,
-                                   .length = length,
-                                   .queries = q.ints(),
-                                   .keys = kb.ints(),
-                                   .values = vb.ints(),
-                                   .key_panels = keys / panel,
-                                   .key_words = keys / asa::inputs_per_word(precision)};
+    asa::Buffer query_scale(std::size_t(keys) * heads * 2),
+        key_scale(std::size_t(keys) * heads * 2);
+    asa::Buffer value_scale(std::size_t(keys) * heads);
+    const asa::Attention attention{
+        .precision = precision,
+        .heads = heads,
+        .head_width = head_width,
+        .length = length,
+        .queries = q.ints(),
+        .keys = kb.ints(),
+        .values = vb.ints(),
+        .key_panels = keys / panel,
+        .key_words = keys / asa::inputs_per_word(precision),
+        .query_words =
+            k.gemm.geometry.rows * heads * asa::chunks_of(precision, head_width) * asa::kChunkWords,
+        .query_scale = query_scale.floats(),
+        .key_scale = key_scale.floats(),
+        .value_scale = value_scale.floats(),
+        .scratch = staging.floats()};
     for (int t = 0; t * rows < length; ++t) {
       k.gemm.queries(narrow.rows_, square.linear, rows, attention, t * rows / k.gemm.geometry.rows);
       k.gemm.keys(narrow.rows_, square.linear, rows, attention, t * rows / k.gemm.geometry.rows);

@@ -11,8 +11,8 @@
 #include <tuple>
 
 #include "asa/cuda/model.h"
+#include "tensors.h"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace {
@@ -22,33 +22,9 @@ using asa::cuda::Limits;
 using asa::cuda::Model;
 using asa::cuda::ModelShape;
 
-using Weights = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Starts = nb::ndarray<const int, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
-
-Matrix new_matrix(std::size_t rows, std::size_t columns) {
-  float* data = new float[rows * columns];
-  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  return Matrix(data, {rows, columns}, owner);
-}
-
-// Checks the number of tensors and of their elements, in the order given.
-std::vector<const float*> pointers(const std::vector<Weights>& tensors,
-                                   const std::vector<std::size_t>& sizes) {
-  if (tensors.size() != sizes.size()) throw std::invalid_argument("wrong number of tensors");
-  std::vector<const float*> data;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    if (tensors[i].size() != sizes[i]) {
-      throw std::invalid_argument("tensor " + std::to_string(i) + " has " +
-                                  std::to_string(tensors[i].size()) + " elements, not " +
-                                  std::to_string(sizes[i]));
-    }
-    data.push_back(tensors[i].data());
-  }
-  return data;
-}
 
 // Those of EncoderShape and of HeadShape, in order.
 ModelShape shape_of(const std::vector<int>& e, const std::vector<int>& h) {
@@ -90,37 +66,10 @@ void set_final_norm(Model& self, const std::vector<Weights>& tensors) {
 void set_head(Model& self, const std::vector<Weights>& tensors,
               const std::vector<float>& layer_weights) {
   const asa::HeadShape& s = self.shape().head;
-  const std::size_t width = s.width, heads = s.heads, pooled = s.pooled(), prior = s.prior_width;
-  const std::size_t levels = s.levels, embedding = s.embedding, hidden = s.hidden;
-  const std::size_t aspects = s.aspects, place = s.place, centres = s.centres;
-  const std::size_t features = s.features();
-  std::vector<std::size_t> sizes = {heads * width,
-                                    heads,
-                                    width,
-                                    width,
-                                    prior * width,
-                                    prior,
-                                    levels * prior,
-                                    levels,
-                                    embedding * levels,
-                                    embedding,
-                                    pooled,
-                                    pooled,
-                                    hidden * features,
-                                    hidden,
-                                    aspects * hidden,
-                                    aspects,
-                                    aspects,
-                                    aspects};
-  if (centres) {
-    sizes.insert(sizes.end(), {aspects, place * 2 * s.sums(), place, 1, centres * (place + 1),
-                               aspects * centres, aspects});
-  }
-  auto p = pointers(tensors, sizes);
-  p.resize(25);
-  self.set_head({p[2],  p[3],  p[4],  p[5],  p[6],  p[7],  p[8],  p[9],  p[10], p[11], p[12], p[13],
-                 p[14], p[15], p[16], p[17], p[18], p[19], p[20], p[21], p[22], p[23], p[24]},
-                p[0], p[1], layer_weights);
+  const std::size_t width = s.width, heads = s.heads;
+  std::vector<const float*> attention;
+  const asa::HeadWeights weights = head_weights(tensors, s, {heads * width, heads}, attention);
+  self.set_head(weights, attention[0], attention[1], layer_weights);
 }
 
 // A batch over arrays that Python holds; nothing is asked of the results yet.
@@ -192,7 +141,7 @@ std::tuple<Matrix, Matrix> score(Model& self, Rows stats) {
 
 NB_MODULE(_cuda, m) {
   nb::set_leak_warnings(false);
-  m.doc() = "CUDA kernels; asa_engine.kernels.cuda holds the typed classes over them.";
+  m.doc() = "CUDA kernels; asa_engine.gpu.cuda holds the typed classes over them.";
 #if defined(ASA_EMULATED)
   m.attr("emulated") = true;
 #else

@@ -67,7 +67,9 @@ void attend(Precision precision, const AttendShape& shape, const float* queries,
                           .values = packed_values.ints(),
                           .key_panels = panels,
                           .key_words = panels * panel / inputs_per_word(precision),
-                          .reach = reach};
+                          .query_words = rows * chunks_of(precision, head_width) * kChunkWords,
+                          .behind = reach,
+                          .ahead = reach};
   // The softmax is taken to base 2.
   const float factor = 1.44269504089f / std::sqrt(static_cast<float>(real));
   const Scaled scale(k.gemm, head_width, factor), same(k.gemm, head_width, 1.0f);

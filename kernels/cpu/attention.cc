@@ -1,7 +1,8 @@
 // A row's softmax is shifted by the maximum over its first keys instead of a running one: any shift
 // is exact in real numbers, and float32 and bfloat16 keep their relative precision over 2^126, so
 // nothing need ever be rescaled. Should a later key exceed the first ones by more than that allows,
-// the tile is done again with the maximum over all keys.
+// the row is done again with the maximum over all keys; what else is in its tile keeps its own
+// shift.
 #include "asa/attention.h"
 
 #include "rows.h"
@@ -9,7 +10,6 @@
 namespace asa::ASA_ISA {
 namespace {
 
-constexpr int kBlockChunks = 8;     // keys of a block fill so many chunks of weights
 constexpr float kTooLarge = 1e33f;  // 2^110: a sum of weights beyond it may have overflowed
 constexpr float kLowestScore = -1e30f;
 
@@ -27,19 +27,28 @@ class TileAttention {
       : a_(a),
         head_(head),
         words_(words_of(Score::precision, a.head_width)),
-        query_(tile * kRows),
-        begin_(query_ > a.reach ? (query_ - a.reach) / kPanel : 0),
-        end_(a.length - query_ - kRows < a.reach ? a.length : query_ + kRows + a.reach),
-        query_scale_(Score::precision == Precision::int8
+        query_(a.positions ? a.positions[0] : tile * kRows),
+        last_(a.positions ? a.positions[kRows - 1] : query_ + kRows - 1),
+        begin_(query_ > a.behind ? (query_ - a.behind) / kPanel : 0),
+        end_(a.length - last_ - 1 < a.ahead ? a.length : last_ + 1 + a.ahead),
+        query_scale_(is_scaled(Score::precision)
                          ? a.query_scale + (size_t(tile) * a.heads + head) * 2 * kRows
                          : nullptr),
-        queries_(a.queries + (size_t(tile) * a.heads + head) *
-                                 chunks_of(Score::precision, a.head_width) * kTileWords),
+        queries_(a.queries + size_t(tile) * a.query_words +
+                 size_t(head) * chunks_of(Score::precision, a.head_width) * kTileWords),
         keys_(a.keys + size_t(head) * a.key_panels * words_ * kPanel),
-        values_(a.values + size_t(head) * (a.head_width / kPanel) * a.key_words * kPanel) {}
+        values_(a.values + size_t(head) * (a.head_width / kPanel) * a.key_words * kPanel) {
+    for (int r = 0; r < kRows; ++r) {
+      at_[r] = a.positions ? a.positions[r] : query_ + r;
+      spoiled_[r] = true;
+    }
+  }
 
-  // Sets each row's shift to its highest score over the first panel of keys within reach, or all.
+  // Sets the shift of each row that has none or too large a sum to its highest score over the first
+  // panel of keys within reach, or all.
   void find_shift(bool all) {
+    float kept[kRows];
+    __builtin_memcpy(kept, shift_, sizeof(kept));
     vf top[kRows];
     for (int r = 0; r < kRows; ++r) top[r] = splat(kLowestScore);
     for (int p = begin_; p == begin_ || (all && p * kPanel < end_); ++p) {
@@ -53,13 +62,12 @@ class TileAttention {
         }
       }
     }
-    for (int r = 0; r < kRows; ++r) shift_[r] = -highest(top[r]);
+    for (int r = 0; r < kRows; ++r) shift_[r] = spoiled_[r] ? -highest(top[r]) : kept[r];
   }
 
-  // Writes the tile; false if a sum of weights grew too large for the shift.
+  // Writes the tile; false if a row's sum of weights grew too large for its shift.
   bool run(float* out, int stride) {
     constexpr int kBlockWords = kBlockChunks * kChunkWords;
-    constexpr int kWordsAPanel = kPanel / inputs_per_word(Op::precision);
     constexpr int kBlockPanels = kBlockWords / kWordsAPanel;
     const int from = begin_ * kWordsAPanel, words = words_of(Op::precision, end_) - from;
     const int panels = (end_ - begin_ * kPanel + kPanel - 1) / kPanel;
@@ -75,19 +83,22 @@ class TileAttention {
           weigh<1>(begin_ + first + p, to);
         }
       }
+      if constexpr (Op::precision == Precision::int16) quantise_weights(count);
       const int left = words - first * kWordsAPanel;
       add_values(from + first * kWordsAPanel, left < kBlockWords ? left : kBlockWords, first == 0,
                  out, stride);
     }
+    bool good = true;
     for (int r = 0; r < kRows; ++r) {
       const float total = sum(total_[r]);
-      if (!(total < kTooLarge)) return false;
+      spoiled_[r] = !(total < kTooLarge);
+      good = good && !spoiled_[r];
       const float inverse = 1.0f / total;
       for (int i = 0; i < a_.head_width; i += kLanes) {
         store(out + r * stride + i, load(out + r * stride + i) * inverse);
       }
     }
-    return true;
+    return good;
   }
 
  private:
@@ -95,28 +106,33 @@ class TileAttention {
   template <int V>
   ASA_INLINE void add_scores(int panel, vf (&score)[kRows][V]) const {
     const int32_t* keys = keys_ + size_t(panel) * words_ * kPanel;
-    if constexpr (Score::precision == Precision::int8) {
+    if constexpr (is_scaled(Score::precision)) {
       vi acc[kRows][V];
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) acc[r][v] = vi{};
       }
-      multiply<Int8>(queries_, keys, words_, acc);
+      multiply<Score>(queries_, keys, words_, acc);
       const float* key_scale = a_.key_scale + (size_t(head_) * a_.key_panels + panel) * 2 * kPanel;
       vf step[V], sum[V];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         step[v] = load(key_scale + v * kLanes);
-        sum[v] = load(key_scale + kPanel + v * kLanes);
+        if constexpr (Score::precision == Precision::int8) {
+          sum[v] = load(key_scale + kPanel + v * kLanes);
+        }
       }
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
         const vf row = splat(query_scale_[r]), shift = splat(shift_[r]);
-        const vf zero = splat(query_scale_[kRows + r] - Int8::kOffset);
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-          score[r][v] = (to_float(acc[r][v]) * step[v] - zero * sum[v]) * row + shift;
+          vf total = Score::total(acc[r][v]) * step[v];
+          if constexpr (Score::precision == Precision::int8) {
+            total -= splat(query_scale_[kRows + r] - Score::kOffset) * sum[v];
+          }
+          score[r][v] = total * row + shift;
         }
       }
     } else {
@@ -134,8 +150,13 @@ class TileAttention {
     const vi key = lane_index() + (panel * kPanel + vector * kLanes);
     const vi inside = key < a_.length;
     if constexpr (!kWindowed) return inside;
-    const vi apart = key - (query_ + row);
-    return inside & (apart <= a_.reach) & (apart >= -a_.reach);
+    const vi apart = key - at_[row];
+    return inside & (apart <= a_.ahead) & (apart >= -a_.behind);
+  }
+
+  // Whether all keys of a panel are within every row's reach.
+  ASA_INLINE bool all_count(int panel) const {
+    return (panel + 1) * kPanel - 1 - query_ <= a_.ahead && last_ - panel * kPanel <= a_.behind;
   }
 
   // Softmax weights of the first V vectors of a panel's keys, the others being past the end,
@@ -159,7 +180,7 @@ class TileAttention {
         score[r][v] = exp2<Op::precision == Precision::bf16>(score[r][v]);
       }
     }
-    if (kWindowed || (panel + 1) * kPanel > a_.length) {
+    if ((kWindowed && !all_count(panel)) || (panel + 1) * kPanel > a_.length) {
       for (int v = 0; v < V; ++v) {
         const vi inside = counts(panel, 0, v);
         for (int r = 0; r < kRows; ++r) {
@@ -168,11 +189,24 @@ class TileAttention {
         }
       }
     }
+    vf scale[kVectors] = {};
+    if constexpr (Op::precision == Precision::int16) {
+      for (int v = 0; v < V; ++v) {
+        const int key = panel * kPanel + v * kLanes;
+        const vf own = load(a_.value_scale + size_t(head_) * a_.key_panels * kPanel + key);
+        scale[v] = lane_index() + key < a_.length ? own : splat(0.0f);  // past the end is anything
+      }
+    }
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
       const vf second = V == 2 ? score[r][V - 1] : splat(0.0f);
       if constexpr (Op::precision == Precision::bf16) {
         store(to + r * kChunkWords, to_bf16(score[r][0], second));
+      } else if constexpr (Op::precision == Precision::int16) {
+        float* staged = staged_[r] + (to - weights_) / kTileWords * 2 * kChunkWords +
+                        (to - weights_) % kTileWords * 2;
+        store(staged, score[r][0] * scale[0]);
+        store(staged + kLanes, second * scale[1]);
       } else {
         store(to + r * kChunkWords, bits(score[r][0]));
         store(to + r * kChunkWords + kLanes, bits(second));
@@ -181,14 +215,34 @@ class TileAttention {
     }
   }
 
+  // A block's weights, each times its key's scale, as integers with a scale a row.
+  void quantise_weights(int panels) {
+    constexpr int kHalf = 2 * kChunkWords;
+    const int count = panels * kPanel;
+    for (int r = 0; r < kRows; ++r) {
+      weight_scale_[r] = scale_int16(staged_[r], count);
+      for (int i = 0; i < count; i += kHalf) {
+        store_int16(staged_[r] + i, count - i < kHalf ? count - i : kHalf, weight_scale_[r],
+                    weights_ + i / kHalf * kTileWords + r * kChunkWords);
+      }
+    }
+  }
+
   void add_values(int first_word, int words, bool fresh, float* out, int stride) {
     for (int n = 0; n < a_.head_width; n += kPanel) {
-      vf acc[kRows][kVectors];
+      const auto before = [&](int r, int v) {
+        return fresh ? splat(0.0f) : load(out + r * stride + n + v * kLanes);
+      };
+      typename Op::Acc acc[kRows][kVectors];
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
-          acc[r][v] = fresh ? splat(0.0f) : load(out + r * stride + n + v * kLanes);
+          if constexpr (Op::precision == Precision::int16) {
+            acc[r][v] = vi{};
+          } else {
+            acc[r][v] = before(r, v);
+          }
         }
       }
       multiply<Op>(weights_, values_ + (size_t(n) * a_.key_words) + size_t(first_word) * kPanel,
@@ -196,31 +250,48 @@ class TileAttention {
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) store(out + r * stride + n + v * kLanes, acc[r][v]);
+        for (int v = 0; v < kVectors; ++v) {
+          float* to = out + r * stride + n + v * kLanes;
+          if constexpr (Op::precision == Precision::int16) {
+            store(to, before(r, v) + Op::total(acc[r][v]) * splat(weight_scale_[r]));
+          } else {
+            store(to, acc[r][v]);
+          }
+        }
       }
     }
   }
 
+  static constexpr int kWordsAPanel = kPanel / inputs_per_word(Op::precision);
+  // Keys of a block fill so many chunks of weights; a block of integers has one scale a row.
+  static constexpr int kBlockChunks =
+      Op::precision == Precision::int16 ? kGroup / (2 * kChunkWords) : 8;
+
   const Attention& a_;
   const int head_;
   const int words_;                 // of one query or key
-  const int query_;                 // the first one
+  const int query_;                 // where the first one stands ...
+  const int last_;                  // ... and the last
   const int begin_;                 // first panel of keys within reach
   const int end_;                   // past the last key within reach
   const float* const query_scale_;  // of bytes
   const int32_t* const queries_;
   const int32_t* const keys_;
   const int32_t* const values_;
-  float shift_[kRows];
+  int at_[kRows];        // where each row stands
+  bool spoiled_[kRows];  // rows without a shift that does
+  float shift_[kRows] = {};
   vf total_[kRows];
   float first_[kRows][kPanel];  // scores of the first panel within reach
+  float staged_[kRows][Op::precision == Precision::int16 ? kGroup : 1];  // before they are integers
+  float weight_scale_[kRows];
   alignas(64) int32_t weights_[kBlockChunks * kTileWords];
 };
 
 template <class Score, class Op, bool kWindowed>
 void attend_at(const Attention& a, int tile, int head, float* out, int stride) {
   TileAttention<Score, Op, kWindowed> attention(a, tile, head);
-  attention.find_shift(kWindowed);
+  attention.find_shift(kWindowed && a.behind < kUnlimited);  // else all rows see the first key
   if (attention.run(out, stride)) return;
   attention.find_shift(true);
   attention.run(out, stride);
@@ -228,7 +299,7 @@ void attend_at(const Attention& a, int tile, int head, float* out, int stride) {
 
 template <class Score, class Op>
 void attend_with(const Attention& a, int tile, int head, float* out, int stride) {
-  if (a.reach < kUnlimited) {
+  if (a.behind < kUnlimited || a.ahead < kUnlimited) {
     attend_at<Score, Op, true>(a, tile, head, out, stride);
   } else {
     attend_at<Score, Op, false>(a, tile, head, out, stride);
@@ -237,7 +308,9 @@ void attend_with(const Attention& a, int tile, int head, float* out, int stride)
 
 void attend(const Attention& a, int tile, int head, float* out, int stride) {
   const bool bytes = a.scores == Precision::int8;
-  if (a.precision == Precision::bf16) {
+  if (a.precision == Precision::int16) {
+    attend_with<Int16, Int16>(a, tile, head, out, stride);
+  } else if (a.precision == Precision::bf16) {
     (bytes ? attend_with<Int8, Bf16> : attend_with<Bf16, Bf16>)(a, tile, head, out, stride);
   } else {
     (bytes ? attend_with<Int8, Fp32> : attend_with<Fp32, Fp32>)(a, tile, head, out, stride);

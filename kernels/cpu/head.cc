@@ -9,32 +9,10 @@
 namespace asa::ASA_ISA {
 namespace {
 
-struct Product {
-  static ASA_INLINE vf of(vf w, vf x) { return w * x; }
-  static ASA_INLINE float of(float w, float x) { return w * x; }
-};
 struct SquaredDistance {
   static ASA_INLINE vf of(vf w, vf x) { return (w - x) * (w - x); }
   static ASA_INLINE float of(float w, float x) { return (w - x) * (w - x); }
 };
-
-// y[r] = the sum over i of Op(w[r][i], x[i]), for R rows.
-template <class Op, int R>
-ASA_INLINE void sum_rows(const float* w, const float* x, int in, float* y) {
-  vf part[R];
-  for (int r = 0; r < R; ++r) part[r] = splat(0.0f);
-  int i = 0;
-  for (; i + kLanes <= in; i += kLanes) {
-    const vf column = load(x + i);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) part[r] += Op::of(load(w + size_t(r) * in + i), column);
-  }
-  for (int r = 0; r < R; ++r) {
-    float total = sum(part[r]);
-    for (int j = i; j < in; ++j) total += Op::of(w[size_t(r) * in + j], x[j]);
-    y[r] = total;
-  }
-}
 
 template <class Op>
 void sum_all(const float* w, const float* x, int in, int out, float* y) {

@@ -4,7 +4,9 @@
 #include <stdexcept>
 #include <string>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -18,7 +20,7 @@ namespace asa {
 
 #if defined(__x86_64__)
 #define ASA_FOR_EACH_ISA(do) \
-  do (generic) do(avx2) do(avx512) do(avx512_bf16)
+  do (generic) do(avx2) do(avx_vnni) do(avx512) do(avx512_bf16)
 #elif defined(__aarch64__)
 #define ASA_FOR_EACH_ISA(do) \
   do (generic) do(neon)
@@ -30,6 +32,14 @@ ASA_FOR_EACH_ISA(ASA_DECLARE)
 
 namespace {
 
+#if defined(__x86_64__)
+// Compilers that are old enough do not know it by name.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+}
+#endif
+
 bool has(const std::string& isa) {
   if (isa == "generic") return true;
 #if defined(__x86_64__)
@@ -39,6 +49,7 @@ bool has(const std::string& isa) {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   if (isa == "avx2") return avx2;
+  if (isa == "avx_vnni") return avx2 && has_avx_vnni();
   if (isa == "avx512") return avx512;
   if (isa == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
 #elif defined(__aarch64__)

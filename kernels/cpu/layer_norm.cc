@@ -28,21 +28,18 @@ ASA_INLINE void moments(const float* x, int width, float& mean, float& inverse_s
 
 void put(const float* x, int stride, int rows, const float* gamma, const float* beta,
          const Rows& to, float* scratch) {
-  const int chunks = chunks_of(to.precision, to.in);
   for (int i = to.in; i < round_up(to.in, kGroup); ++i) scratch[i] = 0.0f;
   for (int row = 0; row < rows; ++row, x += stride) {
     float mean, inverse_sd;
     moments(x, to.in, mean, inverse_sd);
     for (int i = 0; i < to.in; ++i) scratch[i] = (x[i] - mean) * inverse_sd * gamma[i] + beta[i];
-    const size_t tile = row / kRows;
-    put_row(to.precision, scratch, to.in, row % kRows, to.words + tile * chunks * kTileWords,
-            to.precision == Precision::int8 ? to.scale + tile * chunks * 2 * kRows : nullptr);
+    put_row(to, scratch, row);
   }
 }
 
 void mix(const float* x, int stride, int rows, int width, const float* gamma, const float* beta,
-         float weight, float* out) {
-  for (int row = 0; row < rows; ++row, x += stride, out += width) {
+         float weight, float* out, int out_stride) {
+  for (int row = 0; row < rows; ++row, x += stride, out += out_stride) {
     float mean, inverse_sd;
     moments(x, width, mean, inverse_sd);
     for (int i = 0; i < width; ++i) {
@@ -51,8 +48,9 @@ void mix(const float* x, int stride, int rows, int width, const float* gamma, co
   }
 }
 
-void add_scaled(const float* x, int stride, int rows, int width, float weight, float* out) {
-  for (int row = 0; row < rows; ++row, x += stride, out += width) {
+void add_scaled(const float* x, int stride, int rows, int width, float weight, float* out,
+                int out_stride) {
+  for (int row = 0; row < rows; ++row, x += stride, out += out_stride) {
     for (int i = 0; i < width; ++i) out[i] += weight * x[i];
   }
 }

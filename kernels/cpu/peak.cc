@@ -49,7 +49,9 @@ double multiply(Precision precision, int rounds) {
     case Precision::bf16:
       return multiply_registers<Bf16>(rounds);
     case Precision::int8:
-      return multiply_registers<Int8>(rounds);
+      return multiply_registers<PairedInt8>(rounds);
+    case Precision::int16:
+      return multiply_registers<Int16>(rounds);
   }
   return 0;
 }

@@ -37,6 +37,31 @@ struct Bf16 {
   }
 };
 
+#if defined(ASA_ISA_AVX2)
+alignas(32) inline constexpr int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+// acc + the products of 16-bit integers, or of bytes where no sum of two leaves 16 bits. In
+// assembly, because with 12 sums, two columns, a row and one product all 16 registers are taken:
+// compilers keep two products and spill a sum, on whose way through memory each step then waits.
+template <bool kBytes>
+ASA_INLINE vi madd_add(vi acc, vi a, vi b) {
+  vi product;
+  if constexpr (kBytes) {
+    asm("vpmaddubsw %[b], %[a], %[product]\n\t"
+        "vpmaddwd %[ones], %[product], %[product]\n\t"
+        "vpaddd %[product], %[acc], %[acc]"
+        : [acc] "+x"(acc), [product] "=&x"(product)
+        : [a] "x"(a), [b] "x"(b), [ones] "m"(kOnes));
+  } else {
+    asm("vpmaddwd %[b], %[a], %[product]\n\t"
+        "vpaddd %[product], %[acc], %[acc]"
+        : [acc] "+x"(acc), [product] "=&x"(product)
+        : [a] "x"(a), [b] "x"(b));
+  }
+  return acc;
+}
+#endif
+
 // Unsigned bytes of a times signed bytes of b, exact in int32.
 struct Int8 {
   static constexpr Precision precision = Precision::int8;
@@ -46,15 +71,23 @@ struct Int8 {
 #else
   static constexpr float kOffset = 0.0f;
 #endif
+#if defined(ASA_ISA_AVX2)
+  // _mm256_maddubs_epi16 would saturate, so bytes are widened; those of b stay in the upper halves,
+  // which saves a shift: sums are 256 times too large, and still fit.
+  static constexpr int kShift = 8;
+#else
+  static constexpr int kShift = 0;
+#endif
   static ASA_INLINE vi step(vi acc, int32_t a, vi b) {
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
     return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)splat(a), (__m512i)b);
+#elif defined(ASA_ISA_AVX_VNNI)
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)splat(a), (__m256i)b);
 #elif defined(ASA_ISA_AVX2)
-    // _mm256_maddubs_epi16 would saturate, so even and odd bytes are widened first.
-    const __m256i even_a = _mm256_set1_epi32(a & 0x00ff00ff);
-    const __m256i odd_a = _mm256_set1_epi32((a >> 8) & 0x00ff00ff);
-    const __m256i even_b = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)b, 8), 8);
-    const __m256i odd_b = _mm256_srai_epi16((__m256i)b, 8);
+    const __m256i even_a = (__m256i)(splat(a) & 0x00ff00ff);
+    const __m256i odd_a = _mm256_srli_epi16((__m256i)splat(a), 8);
+    const __m256i even_b = _mm256_slli_epi16((__m256i)b, 8);
+    const __m256i odd_b = (__m256i)(b & int32_t(0xff00ff00));
     return acc + (vi)_mm256_madd_epi16(even_a, even_b) + (vi)_mm256_madd_epi16(odd_a, odd_b);
 #elif defined(ASA_ISA_NEON)
     return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)(splat(a) ^ splat(int32_t(0x80808080))),
@@ -65,6 +98,38 @@ struct Int8 {
     return acc;
 #endif
   }
+  static ASA_INLINE vf total(vi acc) { return to_float(acc >> kShift); }
+};
+
+// The same where the weights are `Linear::paired`: no sum of two products leaves 16 bits.
+#if defined(ASA_ISA_AVX2)
+struct PairedInt8 : Int8 {
+  static ASA_INLINE vi step(vi acc, int32_t a, vi b) { return madd_add<true>(acc, splat(a), b); }
+  static ASA_INLINE vf total(vi acc) { return to_float(acc); }
+};
+inline constexpr bool kPairs = true;
+#else
+using PairedInt8 = Int8;
+inline constexpr bool kPairs = false;
+#endif
+
+// Integers of 16 bits, both signed, exact in int32.
+struct Int16 {
+  static constexpr Precision precision = Precision::int16;
+  using Acc = vi;
+  static ASA_INLINE vi step(vi acc, int32_t a, vi b) {
+#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+    return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)splat(a), (__m512i)b);
+#elif defined(ASA_ISA_AVX_VNNI)
+    return (vi)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)splat(a), (__m256i)b);
+#elif defined(ASA_ISA_AVX2)
+    return madd_add<false>(acc, splat(a), b);
+#else
+    acc += (int32_t(uint32_t(a) << 16) >> 16) * ((b << 16) >> 16);
+    return acc + (a >> 16) * (b >> 16);
+#endif
+  }
+  static ASA_INLINE vf total(vi acc) { return to_float(acc); }
 };
 
 // acc += the first R rows of one tile times the first V vectors of one panel, over `words` words
@@ -79,7 +144,8 @@ ASA_INLINE void multiply(const int32_t* a, const int32_t* b, int words,
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         column[v] = load(b + v * kLanes);
-        if (Op::precision == Precision::int8) __builtin_prefetch(b + v * kLanes + 24 * kPanel);
+        if (Op::precision == Precision::int8 && (v == 0 || kLanes > 8))
+          __builtin_prefetch(b + v * kLanes + 24 * kPanel);
       }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {

@@ -36,7 +36,7 @@ Padded::Padded(const ModelShape& shape) {
   all = head * e.heads;
 }
 
-Rooms::Rooms(const Limits& limits) {
+Capacity::Capacity(const Limits& limits) {
   if (limits.windows < 1 || limits.windows > 1 << 16 || limits.frames < 1 ||
       limits.frames > 1 << 22) {
     throw std::invalid_argument("a batch has 1 to 2^16 windows and 1 to 2^22 frames");
@@ -48,7 +48,7 @@ Rooms::Rooms(const Limits& limits) {
   tiles = rows / kTileRows + windows;
 }
 
-TableLayout::TableLayout(const Rooms& rooms) {
+TableLayout::TableLayout(const Capacity& capacity) {
   std::size_t at = kCounts;
   const auto take = [&](std::size_t ints) {
     at += at % 2;  // a Span is two
@@ -56,15 +56,15 @@ TableLayout::TableLayout(const Rooms& rooms) {
     at += ints;
     return before;
   };
-  strip = take(2 * std::size_t(rooms.strips));
-  tile = take(2 * std::size_t(rooms.tiles));
-  starts = take(rooms.windows + 1);
-  mel_frames = take(rooms.windows);
-  mel_starts = take(rooms.windows);
-  input_starts = take(rooms.windows + 1);
-  conv1_source = take(rooms.mel_frames);
-  conv2_source = take(rooms.rows);
-  position = take(rooms.rows);
+  strip = take(2 * std::size_t(capacity.strips));
+  tile = take(2 * std::size_t(capacity.tiles));
+  starts = take(capacity.windows + 1);
+  mel_frames = take(capacity.windows);
+  mel_starts = take(capacity.windows);
+  input_starts = take(capacity.windows + 1);
+  conv1_source = take(capacity.mel_frames);
+  conv2_source = take(capacity.rows);
+  position = take(capacity.rows);
   end = at;
 }
 
@@ -119,10 +119,11 @@ int tabulate(const ModelShape& shape, const Limits& limits, const TableLayout& a
   return rows;
 }
 
-std::size_t input_floats(const ModelShape& shape, const Rooms& rooms) {
+std::size_t input_floats(const ModelShape& shape, const Capacity& capacity) {
   // Less than a hop of samples is left over at the end of each window.
-  const std::size_t samples = std::size_t(kHop) * (2 * std::size_t(rooms.rows) + rooms.windows);
-  return std::max(samples, 2 * std::size_t(rooms.rows) * shape.encoder.mels);
+  const std::size_t samples =
+      std::size_t(kHop) * (2 * std::size_t(capacity.rows) + capacity.windows);
+  return std::max(samples, 2 * std::size_t(capacity.rows) * shape.encoder.mels);
 }
 
 std::vector<HeadTensor> head_tensors(const HeadShape& s) {
@@ -158,7 +159,7 @@ std::vector<HeadTensor> head_tensors(const HeadShape& s) {
 }
 
 Buffers::Buffers(const ModelShape& shape, const Limits& limits, bool take)
-    : padded(shape), rooms(limits), layout(rooms) {
+    : padded(shape), capacity(limits), layout(capacity) {
   constexpr std::size_t factor = 2;  // bytes of a product's factor
   const auto device = [&](std::size_t count, std::size_t size) {
     const std::size_t wanted = count * size;
@@ -172,7 +173,7 @@ Buffers::Buffers(const ModelShape& shape, const Limits& limits, bool take)
   const EncoderShape& e = shape.encoder;
   const HeadShape& h = shape.head;
   const std::size_t width = padded.width, mels = padded.mels, inner = padded.inner;
-  const std::size_t all = padded.all, rows = rooms.rows, windows = rooms.windows;
+  const std::size_t all = padded.all, rows = capacity.rows, windows = capacity.windows;
 
   mel_tables = device(1, sizeof(MelTables));
   conv1 = device(width * 3 * mels, factor);
@@ -203,18 +204,18 @@ Buffers::Buffers(const ModelShape& shape, const Limits& limits, bool take)
   attention_bias = floats(h.heads);
 
   tables = device(layout.end, sizeof(int));
-  input = floats(input_floats(shape, rooms));
-  power = floats(rooms.mel_frames * mels);
+  input = floats(input_floats(shape, capacity));
+  power = floats(capacity.mel_frames * mels);
   top = device(windows, sizeof(int));
-  mel = device(rooms.mel_frames * mels, factor);
-  conv = device(rooms.mel_frames * width, factor);
+  mel = device(capacity.mel_frames * mels, factor);
+  conv = device(capacity.mel_frames * width, factor);
   x = floats(rows * width);
   normal = device(rows * width, factor);
   qkv = device(rows * 3 * all, factor);
   context = device(rows * all, factor);
   hidden = device(rows * inner, factor);
   mixed = floats(rows * width);
-  partial = floats(rooms.strips * std::max(2 * width, std::size_t(pooled_sums(h))));
+  partial = floats(capacity.strips * std::max(2 * width, std::size_t(pooled_sums(h))));
   arrived = device(windows, sizeof(unsigned));
   stats = floats(windows * h.stats());
   sums = device(windows * h.stats(), sizeof(double));
@@ -223,7 +224,7 @@ Buffers::Buffers(const ModelShape& shape, const Limits& limits, bool take)
   prior = floats(windows * h.levels);
 
   host_tables = host(layout.end, sizeof(int));
-  host_input = host(input_floats(shape, rooms), sizeof(float));
+  host_input = host(input_floats(shape, capacity), sizeof(float));
   host_sums = host(windows * h.stats(), sizeof(double));
   host_stats = host(windows * h.stats(), sizeof(float));
   host_scores = host(windows * h.aspects, sizeof(float));

@@ -26,14 +26,14 @@ struct LayerBuffers {
 };
 
 // How many rows, strips and so on a batch of such limits can have.
-struct Rooms {
-  explicit Rooms(const Limits& limits);
+struct Capacity {
+  explicit Capacity(const Limits& limits);
   int windows, rows, mel_frames, strips, tiles;
 };
 
 // The tables of Ragged and GEMMs, one block of integers that is copied with every batch.
 struct TableLayout {
-  explicit TableLayout(const Rooms& rooms);
+  explicit TableLayout(const Capacity& capacity);
   enum Count { rows, padded_mels, strips, tiles, summed, kCounts };
   std::size_t strip, tile, starts, mel_frames, mel_starts, input_starts, conv1_source, conv2_source,
       position, end;
@@ -45,7 +45,7 @@ struct Buffers {
 
   std::size_t bytes = 0;
   Padded padded;
-  Rooms rooms;
+  Capacity capacity;
   TableLayout layout;
 
   Memory mel_tables, conv1, conv1_bias, conv2, conv2_bias, positions, final_norm[2];
@@ -71,6 +71,6 @@ int tabulate(const ModelShape& shape, const Limits& limits, const TableLayout& l
              const Batch& batch, int* tables);
 
 // Most samples or log-mel numbers that a batch of such limits can have.
-std::size_t input_floats(const ModelShape& shape, const Rooms& rooms);
+std::size_t input_floats(const ModelShape& shape, const Capacity& capacity);
 
 }  // namespace asa::cuda

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 
+#include "../tests/noise.h"
 #include "asa/cuda/model.h"
 #include "buffers.h"
 #include "checks.h"
@@ -19,13 +19,7 @@ inline constexpr double kNever = std::numeric_limits<double>::infinity();
 // Rounding a factor costs half a unit in its last place; norms average what errors cancel.
 inline double rounding(int format) { return Format(format) == Format::bf16 ? 3e-3 : 4e-4; }
 
-inline std::vector<float> noise(std::size_t count, float scale, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, scale);
-  std::vector<float> x(count);
-  for (float& value : x) value = normal(random);
-  return x;
-}
+using tests::noise;
 
 template <class A, class B>
 double relative_error(const A& found, const B& expected) {

@@ -52,7 +52,7 @@ struct Model::Parts {
 
   const int* table(std::size_t at) const { return buffers.tables.as<int>() + at; }
 
-  Ragged ragged(const Rooms& rooms) const {
+  Ragged ragged(const Capacity& capacity) const {
     const TableLayout& at = buffers.layout;
     return {table(TableLayout::strips),
             reinterpret_cast<const Span*>(table(at.strip)),
@@ -62,8 +62,8 @@ struct Model::Parts {
             table(at.mel_frames),
             table(at.mel_starts),
             table(at.input_starts),
-            rooms.strips,
-            rooms.tiles};
+            capacity.strips,
+            capacity.tiles};
   }
 
   PoolHead pool_head() const {
@@ -119,10 +119,10 @@ struct Model::Parts {
     return n;
   }
 
-  void enqueue(const Rooms& rooms, bool mels) {
+  void enqueue(const Capacity& capacity, bool mels) {
     const Buffers& b = buffers;
     const Padded& p = b.padded;
-    const Ragged r = ragged(rooms);
+    const Ragged r = ragged(capacity);
     const int* rows = table(TableLayout::rows);
     stream.fill(b.top.as(), kLowestTop, b.top.bytes());
     log_mel(stream, format,
@@ -132,16 +132,16 @@ struct Model::Parts {
     gemm_store(
         stream, format,
         {b.mel.as(), p.mels, table(b.layout.conv1_source), b.conv1.as(), b.conv1_bias.as<float>(),
-         3 * p.mels, p.width, table(TableLayout::padded_mels), rooms.mel_frames},
+         3 * p.mels, p.width, table(TableLayout::padded_mels), capacity.mel_frames},
         true, b.conv.as(), p.width);
     gemm_place(stream, format,
                {b.conv.as(), p.width, table(b.layout.conv2_source), b.conv2.as(),
-                b.conv2_bias.as<float>(), 3 * p.width, p.width, rows, rooms.rows},
+                b.conv2_bias.as<float>(), 3 * p.width, p.width, rows, capacity.rows},
                b.positions.as<float>(), table(b.layout.position), b.x.as<float>(), p.width);
 
     const auto linear = [&](const Memory& from, int in, const Memory& weight, const Memory& bias,
                             int out) -> Gemm {
-      return {from.as(), in, nullptr, weight.as(), bias.as<float>(), in, out, rows, rooms.rows};
+      return {from.as(), in, nullptr, weight.as(), bias.as<float>(), in, out, rows, capacity.rows};
     };
     for (int i = 0; i < shape.encoder.layers; ++i) {
       const LayerBuffers& layer = b.layers[i];
@@ -171,17 +171,17 @@ struct Model::Parts {
   void run(int windows, int rows, bool mels) {
     const int bucket_windows = bucket_of(windows, 1, limits.windows);
     const int bucket_rows = bucket_of(rows, kSmallestBucket, limits.frames);
-    const Rooms rooms({bucket_windows, bucket_rows});
+    const Capacity capacity({bucket_windows, bucket_rows});
     if (graphs.size() == kMostGraphs) graphs.clear();
     const auto [bucket, first] = graphs.try_emplace({bucket_windows, bucket_rows, mels});
     std::optional<Graph>& graph = bucket->second;
     if (first) {
-      enqueue(rooms, mels);
+      enqueue(capacity, mels);
       return;
     }
     if (!graph) {
       stream.begin_capture();
-      enqueue(rooms, mels);
+      enqueue(capacity, mels);
       graph = stream.end_capture();
     }
     stream.launch(*graph);

@@ -72,13 +72,6 @@ Memory::~Memory() {
     cudaFreeHost(data_);
   }
 }
-Memory::Memory(Memory&& other) noexcept { *this = std::move(other); }
-Memory& Memory::operator=(Memory&& other) noexcept {
-  std::swap(place_, other.place_);
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
 
 struct Graph::State {
   cudaGraphExec_t graph = nullptr;

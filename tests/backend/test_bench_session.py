@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 
 from asa_engine.bench.result import schema
 from asa_engine.bench.roofline import measure_roofline, roofline_chart
@@ -15,7 +16,6 @@ from asa_engine.bundle import Bundle
 from asa_engine.cli.bench import register
 from asa_engine.errors import DriftError
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("transformers", reason="needs the extra 'bench'")
 
 DEMO = Path(__file__).parents[2] / "examples" / "audio" / "demo.flac"
@@ -72,7 +72,7 @@ def test_times_what_agrees_with_pytorch_and_refuses_what_does_not(
 
 
 def test_the_roofline_is_of_the_native_kernels() -> None:
-    found = measure_roofline(Bundle.open(), ["fp32", "int8"], DEMO, repeat=1)
+    found = measure_roofline(Bundle.open("acoustic"), ["fp32", "int8"], DEMO, repeat=1)
 
     assert found is not None
     assert {row["variant"] for row in found["kernels"]} == {"native/fp32", "native/int8"}

@@ -5,30 +5,22 @@ The same binding, memory and copies run as with "cuda"; only ONNX Runtime's prov
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from language_models import stored_model
 from numpy.typing import NDArray
 
-pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("transformers", reason="needs the extra 'bench'")
-
-from language_models import save_model, tiny_model
-
-from asa_engine.backends import onnxruntime_gpu
-from asa_engine.backends.onnxruntime import session
 from asa_engine.errors import BackendError, UsageError
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.language_model.memory import KEPT_TYPES, DeviceMemory, HostMemory
-from asa_engine.language_model.prefixes import Prefixes
+from asa_engine.runtimes import onnxruntime_gpu
+from asa_engine.runtimes.onnxruntime import session
 from asa_export.language_model import FloatDecoder, decoder_model
-from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_half import HALVES, HalfDecoder
 from asa_export.typed import on_cpu
-from asa_export.weights import Weights
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}
@@ -38,9 +30,8 @@ ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny model at each precision, halves in the form for the CPU."""
-    folder = save_model(tiny_model(), tmp_path_factory.mktemp("decoder"))
-    config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
-    weights = Weights(folder / "model.safetensors")
+    folder = tmp_path_factory.mktemp("decoder")
+    config, weights = stored_model(folder)
     found = {}
     for precision in PRECISIONS:
         linears = FloatDecoder() if precision == "fp32" else HalfDecoder(precision)
@@ -95,14 +86,6 @@ def test_a_state_goes_from_any_decoder_to_a_device(graphs: dict[str, Path], prec
     first.extend(rows(20, 1))
     resumed = bound.resume(first.state()).fork(30)
     np.testing.assert_array_equal(resumed.extend(rows(10, 2)), first.fork(30).extend(rows(10, 2)))
-
-
-def test_prefixes_are_shared_on_a_device(graphs: dict[str, Path]) -> None:
-    plain, bound = (Prefixes(decoder) for decoder in pair(graphs, "bf16"))
-    beginning = rows(12, 1)
-    for seed in (2, 3):
-        found, truth = (of.start(beginning, 40) for of in (bound, plain))
-        np.testing.assert_array_equal(found.extend(rows(5, seed)), truth.extend(rows(5, seed)))
 
 
 @pytest.mark.parametrize("precision", HALVES)
@@ -163,7 +146,7 @@ def test_without_a_gpu_the_reason_is_said(
     graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(provider: str) -> str:
-        raise BackendError("onnxruntime-gpu is not installed", mend="install it")
+        raise BackendError("onnxruntime-gpu is not installed", hint="install it")
 
     monkeypatch.setattr(onnxruntime_gpu, "_check", missing)
     with pytest.raises(BackendError, match="onnxruntime-gpu is not installed"):

@@ -1,21 +1,20 @@
-"""Every score of the shipped bundle stays inside its drift budget on every path this CPU has."""
+"""Every score of the acoustic bundle stays inside its drift budget on every path this CPU has."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from other_isa import run_with_isa
 
 import asa_engine as asa
 from asa_engine import kernels
-from asa_engine.bench.drift import Scores, score_drift
+from asa_engine.evaluation.drift import Scores, score_drift
+from asa_engine.evaluation.manifest import read_manifest
+from asa_engine.evaluation.splits import dev_split
 from asa_engine.kernels.encoder import PRECISIONS
-from asa_engine.manifest import dev_split, read_manifest
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
@@ -28,7 +27,7 @@ import json, sys
 import asa_engine as asa
 told = {}
 for precision in sys.argv[1].split(","):
-    engine = asa.load(backend="native", precision=precision, threads=1)
+    engine = asa.load("acoustic", backend="native", precision=precision, threads=1)
     results = [engine.assess(path) for path in sys.argv[2:]]
     assert all(result.receipt["kernel_isa"] == asa.kernels.isa() for result in results)
     told[precision] = [{n: s.value for n, s in r.scores.items()} for r in results]
@@ -37,19 +36,13 @@ print(json.dumps({"isa": asa.kernels.isa(), "scores": told}))
 
 
 def _reference(recordings: Sequence[Path]) -> list[Scores]:
-    engine = asa.load(backend="torch", precision="fp32", threads=1)
+    engine = asa.load("acoustic", backend="torch", precision="fp32", threads=1)
     results = [engine.assess(path) for path in recordings]
     return [{name: score.value for name, score in r.scores.items()} for r in results]
 
 
 def _check(isa: str, recordings: Sequence[Path], expected: Sequence[Scores]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCORE, ",".join(PRECISIONS), *map(str, recordings)],
-        env={**os.environ, "ASA_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_with_isa(isa, "-c", SCORE, ",".join(PRECISIONS), *map(str, recordings))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["isa"] == isa

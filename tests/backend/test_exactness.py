@@ -1,4 +1,4 @@
-"""One audio, one score: the shipped bundle on every backend and precision it holds."""
+"""One audio, one score: the acoustic bundle on every backend and precision it holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 import asa_engine as asa
 from asa_engine.audio import read_audio
-from asa_engine.backends import backend_class
+from asa_engine.audio.intake import heard_samples
 from asa_engine.bundle import Bundle
+from asa_engine.runtimes import runtime
 
 RATE_HZ = 16_000
 # What the contract allows between two ways of feeding one audio, on a scale of 0 to 10.
@@ -19,7 +20,7 @@ SAME_SCORE = 1e-4
 
 
 def _variants() -> list[tuple[str, str]]:
-    return [v for v in Bundle.open().variants() if backend_class(v[0]).availability().usable]
+    return [v for v in Bundle.open("acoustic").variants() if runtime(v[0]).availability().usable]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def variant(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def engine(variant: tuple[str, str]) -> asa.Engine:
-    return asa.load(backend=variant[0], precision=variant[1], threads=1)
+    return asa.load("acoustic", backend=variant[0], precision=variant[1], threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +104,13 @@ def test_two_runs_are_bit_equal(
 def test_threads_do_not_move_scores(
     variant: tuple[str, str], answer: np.ndarray, offline: asa.Assessment, threads: int
 ) -> None:
-    engine = asa.load(backend=variant[0], precision=variant[1], threads=threads)
+    engine = asa.load("acoustic", backend=variant[0], precision=variant[1], threads=threads)
     result = engine.assess((answer, RATE_HZ))
     np.testing.assert_allclose(_values(result), _values(offline), atol=SAME_SCORE, rtol=0)
 
 
 def test_neighbours_do_not_move_scores(
-    engine: asa.Engine, answer: np.ndarray, offline: asa.Assessment
+    variant: tuple[str, str], engine: asa.Engine, answer: np.ndarray, offline: asa.Assessment
 ) -> None:
     other = answer[::-1].copy()
     with engine.stream() as one, engine.stream() as two:
@@ -118,11 +119,14 @@ def test_neighbours_do_not_move_scores(
             two.feed(b)
         two.finish()
         together = one.finish()
-    np.testing.assert_array_equal(_values(together), _values(offline))
+    # PyTorch's products depend on where in memory their operands lie.
+    tolerance = SAME_SCORE if variant[0] == "torch" else 0.0
+    np.testing.assert_allclose(_values(together), _values(offline), atol=tolerance, rtol=0)
 
 
 def test_the_embedding_is_that_of_the_stream(engine: asa.Engine, answer: np.ndarray) -> None:
     embedding = engine.embed((answer, RATE_HZ))
-    # 13.37 s at 50 frames a second; the odd mel frame of the last window makes one more.
-    assert embedding.frames.shape[0] in (668, 669)
+    # 50 frames a second of what passes the front; the last window's odd mel frame makes one more.
+    frames = heard_samples(answer, engine.config.front).size // 320
+    assert embedding.frames.shape[0] in (frames, frames + 1)
     assert np.isfinite(embedding.frames).all()

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the reference is PyTorch (extra train)")
-onnx = pytest.importorskip("onnx", reason="export needs onnx (extra export)")
-
-from asa_engine.backends import backend_class  # noqa: E402
-from asa_engine.bundle import Bundle  # noqa: E402
-from asa_engine.graders.acoustic.config import AcousticConfig  # noqa: E402
-from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
-from asa_engine.graders.aspects import AspectConfig  # noqa: E402
-from asa_engine.nn.config import WhisperEncoderConfig  # noqa: E402
+from asa_engine.bundle import Bundle
+from asa_engine.graders import grader_entry
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.acoustic.model import AcousticGrader
+from asa_engine.graders.aspects import AspectConfig
+from asa_engine.nn.config import WhisperEncoderConfig
 
 MEL_FRAMES = 171
 
@@ -80,8 +79,8 @@ def test_padding_does_not_count(checkpoint: Path, mel: np.ndarray, batch: int) -
 
 def test_native_agrees(checkpoint: Path, mel: np.ndarray) -> None:
     bundle = Bundle.open(checkpoint)
-    expected = backend_class("torch").open(bundle, precision="fp32", threads=1)
-    found = backend_class("native").open(bundle, precision="fp32", threads=2)
+    expected = grader_entry("acoustic").open(bundle, "torch", "fp32", 1)
+    found = grader_entry("acoustic").open(bundle, "native", "fp32", 2)
     stats = expected.encode(mel).stats
     # Sums of up to 86 frames in another order: a few units in the last place of float32.
     np.testing.assert_allclose(found.encode(mel).stats, stats, rtol=1e-4, atol=1e-3)
@@ -99,7 +98,7 @@ def test_onnx_agrees(checkpoint: Path, mel: np.ndarray) -> None:
     onnx.save(head_model(config, weights), checkpoint / "head.onnx")
     encoder = onnxruntime.InferenceSession(str(checkpoint / "encoder.onnx"))
     head = onnxruntime.InferenceSession(str(checkpoint / "head.onnx"))
-    reference = backend_class("torch").open(Bundle.open(checkpoint), precision="fp32", threads=1)
+    reference = grader_entry("acoustic").open(Bundle.open(checkpoint), "torch", "fp32", 1)
     stats = reference.encode(mel).stats
     (found,) = encoder.run(["stats"], {"mel": mel[None]})
     np.testing.assert_allclose(found[0], stats, rtol=1e-4, atol=1e-3)

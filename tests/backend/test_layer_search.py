@@ -10,22 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from audio_samples import RATE_HZ, speech
+from bench_samples import tuning_of
 
-from asa_engine.backends.native import MIXED, NativeBackend
 from asa_engine.bundle import Bundle, write_manifest
 from asa_engine.engine import load
 from asa_engine.errors import BundleError
+from asa_engine.graders.acoustic.backends.native import MIXED, NativeBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.acoustic.model import AcousticGrader
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.kernels.encoder import dense_precision
-from asa_engine.layer_search import LayerSearch, LayerTrial, search_layers, searchable
 from asa_engine.nn.config import WhisperEncoderConfig
-from asa_engine.tuning import Trial, Tuning, write_tuned
-
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-
-from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
+from asa_engine.tuning.layer_search import LayerSearch, LayerTrial, search_layers, searchable
+from asa_engine.tuning.tune import Trial, write_tuned
 
 CONFIG = WhisperEncoderConfig(n_mels=80, d_model=48, layers=3, heads=3, ffn=96, positions=60)
 PLAN = "native.mixed.json"
@@ -127,19 +126,8 @@ def test_only_what_has_native_weights_is_searched(bundle: Bundle) -> None:
 
 def tuned(bundle: Bundle, folder: Path, layers: tuple[str, ...], *best: str) -> Bundle:
     trials = tuple(Trial("native", p, 1, 0.01, 0.02, True, 3.0, 3.0) for p in best)
-    tuning = Tuning(
-        bundle_sha256=bundle.sha256,
-        reference="torch/fp32",
-        budget_rms=0.033,
-        recordings=2,
-        window_s=1.0,
-        rounds=1,
-        cpu="a CPU",
-        busy=False,
-        trials=trials,
-        skipped={},
-        layers=LayerSearch(layers, (LayerTrial(layers, 0.01),)),
-    )
+    found = LayerSearch(layers, (LayerTrial(layers, 0.01),))
+    tuning = tuning_of(bundle, trials, layers=found)
     write_tuned(bundle, tuning, folder, overwrite=folder == bundle.path)
     return Bundle.open(folder)
 

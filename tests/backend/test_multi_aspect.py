@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 
 import asa_engine as asa
 from asa_engine.backbones import backbone_folder
-from asa_engine.bench.drift import BUDGETS
 from asa_engine.bundle import Bundle, write_manifest
 from asa_engine.errors import BundleError, CheckpointError
+from asa_engine.evaluation.drift import BUDGETS
+from asa_engine.evaluation.manifest import read_manifest
 from asa_engine.features import linguistic
-from asa_engine.manifest import read_manifest
+from asa_export.exporter import Job
+from asa_export.multi_aspect import EXPORTER
+from asa_export.parity import Scorer
+from asa_export.speech import Speech
 
-for package in ("torch", "onnx", "ctranslate2", "transformers", linguistic.SPACY_MODEL):
-    pytest.importorskip(
-        package, reason=f"needs {package}: the extras 'export', 'bench', 'linguistic'"
-    )
-
-from asa_export.multi_aspect import EXPORTER  # noqa: E402
-from asa_export.parity import Scorer  # noqa: E402
-from asa_export.speech import Speech  # noqa: E402
+for package in ("ctranslate2", "transformers", linguistic.SPACY_MODEL):
+    pytest.importorskip(package, reason=f"needs {package}: `make test` installs it")
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "s2-multi-aspect"
 RATE = 16_000
@@ -43,9 +41,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(str(missing))
     folder = tmp_path_factory.mktemp("bundle")
     source = Bundle.open(CHECKPOINT)
-    stages = EXPORTER.build(
-        source, EXPORTER.validate(source), folder, VARIANTS, Speech("none", (), ())
-    )
+    config = EXPORTER.validate(source)
+    stages = EXPORTER.build(Job(source, config, folder, VARIANTS, Speech("none", (), ())))
     write_manifest(
         folder,
         name="s2",

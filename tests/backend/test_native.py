@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from other_isa import run_with_isa
+from safetensors.numpy import load_file, save, save_file
 
-from asa_engine.backends.native import NativeBackend, WhisperEncoder
-from asa_engine.backends.safetensors import Tensors
+from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError, CheckpointError
+from asa_engine.graders.acoustic.backends.native import NativeBackend, WhisperEncoder
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.acoustic.model import AcousticGrader
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.kernels import reference
 from asa_engine.nn.config import WhisperEncoderConfig
-
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-safetensors = pytest.importorskip("safetensors.numpy", reason="needs the extra 'train'")
-
-from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
 
 CONFIG = WhisperEncoderConfig(n_mels=80, d_model=48, layers=2, heads=3, ffn=96, positions=200)
 # Relative to the reference's frames: rounding alone at fp32; the bounds the precisions declare.
@@ -110,13 +106,13 @@ def whisper(checkpoint: Path, tmp_path: Path) -> Path:
         "max_source_positions": CONFIG.positions,
     }
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    safetensors.save_file(state, tmp_path / "model.safetensors")
+    save_file(state, tmp_path / "model.safetensors")
     return tmp_path
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_whisper_folder(whisper: Path, precision: str) -> None:
-    state = safetensors.load_file(whisper / "model.safetensors")
+    state = load_file(whisper / "model.safetensors")
     tensors = {name.removeprefix("model.encoder."): value for name, value in state.items()}
     mel = mel_of(123)
     expected = reference.encode(CONFIG, tensors, mel)[-1]
@@ -129,11 +125,11 @@ def test_whisper_folder(whisper: Path, precision: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_weights(whisper: Path, dtype: str) -> None:
     """The grader's weights are float16 values; bfloat16 rounds them."""
-    state = safetensors.load_file(whisper / "model.safetensors")
+    state = load_file(whisper / "model.safetensors")
     rounded = {n: torch.from_numpy(v).to(getattr(torch, dtype)) for n, v in state.items()}
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file as save_torch_file
 
-    save_file(rounded, whisper / "model.safetensors")
+    save_torch_file(rounded, whisper / "model.safetensors")
     values = {n.removeprefix("model.encoder."): v.float().numpy() for n, v in rounded.items()}
     mel = mel_of(50)
     expected = reference.encode(CONFIG, values, mel)[-1]
@@ -181,9 +177,9 @@ def strip(state: State) -> None:
 def test_tensors_that_do_not_fit(
     whisper: Path, damage: Callable[[State], None], message: str
 ) -> None:
-    state = safetensors.load_file(whisper / "model.safetensors")
+    state = load_file(whisper / "model.safetensors")
     damage(state)
-    safetensors.save_file(state, whisper / "model.safetensors")
+    save_file(state, whisper / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         WhisperEncoder.load(whisper, precision="fp32")
 
@@ -248,21 +244,16 @@ def test_an_instruction_set_this_cpu_lacks(whisper: Path, isa: str) -> None:
     """The choice is made once a process."""
     code = (
         "import sys\n"
-        "from asa_engine.backends.native import NativeBackend, WhisperEncoder\n"
+        "from asa_engine.graders.acoustic.backends.native import WhisperEncoder\n"
+        "from asa_engine.runtimes import runtime\n"
         "from asa_engine.errors import BackendError\n"
-        "assert not NativeBackend.availability().usable\n"
+        "assert not runtime('native').availability().usable\n"
         "try:\n"
         "    WhisperEncoder.load(sys.argv[1])\n"
         "except BackendError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(whisper)],
-        env={**os.environ, "ASA_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_with_isa(isa, "-c", code, str(whisper))
     assert done.returncode == 0, done.stderr
     assert f'the instruction set "{isa}" is not to be had on this CPU' in done.stdout
 
@@ -294,6 +285,7 @@ def test_heads_that_do_not_divide_the_width(whisper: Path) -> None:
         struct.pack("<Q", 2) + b"{]",
         struct.pack("<Q", 2) + b"\xff\xff",
         struct.pack("<Q", 2) + b"{}left over",
+        struct.pack("<Q", 5003) + b"[" + b"9" * 5001 + b"]",
     ],
 )
 def test_files_that_are_not_safetensors(tmp_path: Path, content: bytes) -> None:
@@ -315,7 +307,7 @@ def test_a_changed_header_byte_is_refused_or_harmless(
 ) -> None:
     path = tmp_path_factory.mktemp("header") / "a.safetensors"
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.zeros(5, np.float16)}
-    content = bytearray(safetensors.save(tensors))
+    content = bytearray(save(tensors))
     header = 8 + struct.unpack("<Q", content[:8])[0]
     content[at % header] = value
     path.write_bytes(content)

@@ -12,26 +12,26 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
-from numpy.typing import NDArray
-
-pytest.importorskip("torch", reason="needs the extra 'train'")
-
 import onnxruntime as ort
+import pytest
 from export_samples import make_checkpoint
 from gpu_fakes import FakeCuda
+from numpy.typing import NDArray
 
-from asa_engine.backends import backend_class, gpu, onnxruntime_gpu
-from asa_engine.backends.onnxruntime import session
-from asa_engine.backends.onnxruntime_gpu import (
+from asa_engine.bundle import Bundle
+from asa_engine.errors import BackendError
+from asa_engine.gpu import device_memory as gpu
+from asa_engine.graders.acoustic.backends import onnxruntime_gpu
+from asa_engine.graders.acoustic.backends.onnxruntime_gpu import (
     Bound,
     OnnxRuntimeCudaBackend,
     OnnxRuntimeTensorRTBackend,
     gpu_session,
 )
-from asa_engine.backends.tensorrt import profile_of
-from asa_engine.bundle import Bundle
-from asa_engine.errors import BackendError
+from asa_engine.graders.acoustic.backends.tensorrt import profile_of
+from asa_engine.runtimes import onnxruntime_gpu as onnxruntime_gpu_runtime
+from asa_engine.runtimes import runtime
+from asa_engine.runtimes.onnxruntime import session
 from asa_export.exporter import export, plan
 from asa_export.speech import synthetic_speech
 from asa_export.typed import on_cpu
@@ -132,16 +132,16 @@ def test_a_package_for_the_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(metadata, "version", version)
     for name in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
-        found = backend_class(name).availability()
+        found = runtime(name).availability()
         assert not found.usable
-        assert "onnxruntime-gpu is not installed (pip uninstall onnxruntime" in found.reason
+        assert "onnxruntime-gpu is not installed (pip install 'asa-engine[gpu]')" in found.reason
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """onnxruntime-gpu for CUDA 13, and a GPU."""
     monkeypatch.setattr(metadata, "version", lambda package: "1.31.1")
-    monkeypatch.setattr(onnxruntime_gpu, "_cuda_major", lambda: 13)
+    monkeypatch.setattr(onnxruntime_gpu_runtime, "_cuda_major", lambda: 13)
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: FakeCuda())
     providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
@@ -152,11 +152,11 @@ def test_the_package_for_the_cpu_over_the_other_is_named(
     installed: pytest.MonkeyPatch,
 ) -> None:
     installed.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert "lies over the one for GPUs" in OnnxRuntimeCudaBackend.availability().reason
+    assert "lies over the one for GPUs" in runtime("onnxruntime-cuda").availability().reason
 
 
 def test_a_gpu_is_described(installed: pytest.MonkeyPatch) -> None:
-    found = OnnxRuntimeCudaBackend.availability()
+    found = runtime("onnxruntime-cuda").availability()
     assert found.usable
     assert found.reason == "Fake GPU, 8000 MiB free, CUDA 13.0"
     assert found.versions == {"onnxruntime-gpu": "1.31.1", "cuda_driver": "13.0"}
@@ -164,7 +164,7 @@ def test_a_gpu_is_described(installed: pytest.MonkeyPatch) -> None:
 
 def test_a_driver_older_than_the_package_is_named(installed: pytest.MonkeyPatch) -> None:
     installed.setattr(gpu.ctypes, "CDLL", lambda name: FakeCuda(version=12090))
-    found = OnnxRuntimeTensorRTBackend.availability()
+    found = runtime("onnxruntime-tensorrt").availability()
     assert "runs CUDA up to 12.9; onnxruntime-gpu needs CUDA 13" in found.reason
 
 
@@ -189,7 +189,7 @@ def test_the_cpu_is_never_a_silent_substitute(
     path = bundle.file("grader", "onnxruntime-cuda", "fp32")
     with pytest.raises(BackendError, match="used the CPU: it lacks libcublas") as caught:
         gpu_session(path, "CUDAExecutionProvider", {"device_id": "0"})
-    assert "cuDNN" in caught.value.mend
+    assert "cuDNN" in caught.value.hint
     assert not capsys.readouterr().out
 
 

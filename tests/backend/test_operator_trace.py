@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from audio_samples import encoded, speech
 
 from asa_engine.bundle import write_manifest
 from asa_engine.cli.main import main
-
-onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 
 MELS, ASPECTS, LEVELS = 80, 2, 8
 

@@ -11,23 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asa_engine.backends import packed
-from asa_engine.backends.native import NativeBackend
-from asa_engine.backends.packed import PACKED_FOLDER, cache_file, read_packed
 from asa_engine.bundle import Bundle, write_manifest
 from asa_engine.errors import BundleError
+from asa_engine.graders.acoustic.backends import packed
+from asa_engine.graders.acoustic.backends.native import NativeBackend
+from asa_engine.graders.acoustic.backends.packed import PACKED_FOLDER, cache_file, read_packed
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.acoustic.model import AcousticGrader
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.kernels.encoder import PRECISIONS, Encoder
 from asa_engine.nn.config import WhisperEncoderConfig
-
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-
-from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
 
 CONFIG = WhisperEncoderConfig(n_mels=80, d_model=48, layers=2, heads=3, ffn=96, positions=200)
 KEY = "a key"

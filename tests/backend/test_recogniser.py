@@ -11,9 +11,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from asa_engine.backbones import backbone_folder
 from asa_engine.errors import BackendError, CheckpointError
-from asa_engine.manifest import read_manifest
+from asa_engine.evaluation.manifest import read_manifest
 from asa_engine.recogniser import Recogniser, Transcript, whisper
 from asa_engine.recogniser.vocabulary import Vocabulary
 from asa_engine.recogniser.whisper import Whisper
@@ -22,16 +21,8 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    try:
-        return backbone_folder("whisper-tiny.en")
-    except CheckpointError as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
-def recogniser(folder: Path) -> Recogniser:
-    return Recogniser.open(folder)
+def recogniser(whisper_folder: Path) -> Recogniser:
+    return Recogniser.open(whisper_folder)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +58,7 @@ def test_learners_are_heard_with_times_and_probabilities(
 
 
 def test_the_words_do_not_depend_on_chunks_or_threads(
-    recogniser: Recogniser, folder: Path, recordings: list[NDArray[np.float32]]
+    recogniser: Recogniser, whisper_folder: Path, recordings: list[NDArray[np.float32]]
 ) -> None:
     pause = np.zeros(RATE, np.float32)
     speech = np.concatenate([part for samples in recordings[:4] for part in (samples, pause)])
@@ -75,17 +66,19 @@ def test_the_words_do_not_depend_on_chunks_or_threads(
     assert len(whole.words) > 10
     assert _hear(recogniser, speech, 777) == whole
     assert _hear(recogniser, speech, RATE) == whole
-    assert _hear(Recogniser.open(folder, threads=2), speech).text == whole.text
+    assert _hear(Recogniser.open(whisper_folder, threads=2), speech).text == whole.text
 
 
 def test_words_times_and_doubts_are_those_of_ctranslate2(
-    folder: Path, recordings: list[NDArray[np.float32]]
+    whisper_folder: Path, recordings: list[NDArray[np.float32]]
 ) -> None:
     """CTranslate2's decoder and aligner, given the same frames, in float32."""
     ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra 'recogniser'")
-    theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1)
-    ours = Whisper.open(folder, precision="fp32", threads=1)
-    vocabulary = Vocabulary.read(folder)
+    theirs = ctranslate2.models.Whisper(
+        str(whisper_folder), compute_type="float32", intra_threads=1
+    )
+    ours = Whisper.open(whisper_folder, precision="fp32", threads=1)
+    vocabulary = Vocabulary.read(whisper_folder)
     for samples in recordings[:4]:
         heard = ours.hear(samples)
         frames = ctranslate2.StorageView.from_array(ours._encode(samples, 480_000)[None])
@@ -116,14 +109,14 @@ def test_words_times_and_doubts_are_those_of_ctranslate2(
 
 
 def test_with_full_windows_it_hears_what_the_reference_hears(
-    folder: Path, recordings: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+    whisper_folder: Path, recordings: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="needs the extra 'bench'")
     from asa_engine.recogniser.reference import open_reference
 
     monkeypatch.setattr(whisper, "MIN_WINDOW_S", 30.0)
-    ours = Whisper.open(folder, precision="fp32", threads=1)
-    reference = open_reference(folder)
+    ours = Whisper.open(whisper_folder, precision="fp32", threads=1)
+    reference = open_reference(whisper_folder)
     for samples in recordings[:3]:
         assert ours.hear(samples).text == reference.hear(samples)
 
@@ -149,23 +142,23 @@ def test_sounds_without_words_are_no_words(
     assert transcript.reasons == ("no_words",)
 
 
-def test_the_model_alone_writes_no_words_over_silence_and_noise(folder: Path) -> None:
-    model = Whisper.open(folder, precision="int8", threads=1)
+def test_the_model_alone_writes_no_words_over_silence_and_noise(whisper_folder: Path) -> None:
+    model = Whisper.open(whisper_folder, precision="int8", threads=1)
     for sound in (np.zeros(5 * RATE, np.float32), made.noise(10.0), made.noise(9.0, -12.0, "pink")):
         assert model.hear(sound).words == ()
 
 
-def test_a_window_is_bounded(folder: Path) -> None:
-    model = Whisper.open(folder, precision="int8", threads=1)
+def test_a_window_is_bounded(whisper_folder: Path) -> None:
+    model = Whisper.open(whisper_folder, precision="int8", threads=1)
     with pytest.raises(ValueError, match="at most 480000"):
         model.hear(np.zeros(480_001, np.float32))
     with pytest.raises(ValueError, match="finite"):
         model.hear(np.full(RATE, np.nan, np.float32))
 
 
-def test_broken_folders_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
+def test_broken_folders_are_one_clear_error(whisper_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="not bf16"):
-        Recogniser.open(folder, precision="bf16")
+        Recogniser.open(whisper_folder, precision="bf16")
     with pytest.raises(CheckpointError):
         Recogniser.open(tmp_path)
     for name, content in (
@@ -174,12 +167,12 @@ def test_broken_folders_are_one_clear_error(folder: Path, tmp_path: Path) -> Non
         ("nothing", "{}"),
     ):
         odd = tmp_path / name
-        shutil.copytree(folder, odd, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        shutil.copytree(whisper_folder, odd, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
         (odd / "config.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"config\.json"):
             Recogniser.open(odd)
     broken = tmp_path / "broken"
-    shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(whisper_folder, broken, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     weights = (broken / "model.bin").read_bytes()
     (broken / "model.bin").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CheckpointError):

@@ -15,30 +15,27 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
-from numpy.typing import NDArray
-
-pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("onnx", reason="needs the extra 'export'")
-
 from export_samples import make_checkpoint
 from gpu_fakes import FakeCuda, fake_tensorrt
+from numpy.typing import NDArray
 
 import asa_engine as asa
 from asa_engine.audio import SAMPLE_RATE_HZ
-from asa_engine.backends import gpu
-from asa_engine.backends.engines import (
+from asa_engine.bundle import WEIGHTS_NAME, Bundle, write_manifest
+from asa_engine.cli.main import main
+from asa_engine.errors import BackendError
+from asa_engine.gpu import device_memory as gpu
+from asa_engine.gpu.tensorrt_engines import (
     EngineCache,
     EngineKey,
     engine_name,
     model_sha256,
     write_engine,
 )
-from asa_engine.backends.tensorrt import TensorRTBackend, profile_of
-from asa_engine.bundle import WEIGHTS_NAME, Bundle, write_manifest
-from asa_engine.cli.main import main
-from asa_engine.errors import BackendError
+from asa_engine.graders.acoustic.backends.tensorrt import TensorRTBackend, profile_of
 from asa_engine.graders.acoustic.runtime import AcousticRun
 from asa_engine.profiling import StageClock
+from asa_engine.runtimes import runtime
 from asa_engine.selection import choose
 from asa_export.exporter import export, plan
 from asa_export.speech import synthetic_speech
@@ -291,7 +288,7 @@ def test_where_nothing_can_be_built_both_reasons_are_said(
         opened(with_engine)
     assert "builds no engine for compute capability 9.0" in str(caught.value)
     assert "it holds fp32-sm89" in str(caught.value)
-    assert "SM120, SM86, SM89" in caught.value.mend
+    assert "SM120, SM86, SM89" in caught.value.hint
 
 
 def test_a_library_that_fails_says_what_it_said(
@@ -321,11 +318,11 @@ def test_what_is_wrong_with_a_gpu_is_said_in_one_line(
     said: str,
 ) -> None:
     machine.has(cuda)
-    monkeypatch.setattr("asa_engine.backends.engines._cuda_major", lambda module: 13)
+    monkeypatch.setattr("asa_engine.gpu.tensorrt_engines._cuda_major", lambda module: 13)
     with pytest.raises(BackendError) as caught:
         opened(bundle)
     assert said in caught.value.message
-    assert caught.value.mend
+    assert caught.value.hint
     assert "\n" not in str(caught.value)
 
 
@@ -340,7 +337,7 @@ def test_too_little_memory_is_said_before_anything_is_allocated(
 
 def test_an_old_gpu_is_not_chosen(bundle: Path, machine: Machine) -> None:
     machine.has(FakeCuda(capability=(6, 1)))
-    found = TensorRTBackend.availability()
+    found = runtime("tensorrt").availability()
     assert not found.usable
     assert "compute capability 6.1; TensorRT needs 7.5" in found.reason
 

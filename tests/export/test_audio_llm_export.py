@@ -11,20 +11,20 @@ import onnxruntime
 import pytest
 import speech_llm_samples as samples
 import torch
-from numpy.typing import NDArray
+from audio_samples import sound
 from safetensors.torch import save_file
 
 import asa_engine as asa
 from asa_engine.bundle import Bundle
+from asa_engine.graders.lm.windows import cut
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import SpeechLLMRun
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
-from asa_engine.graders.speech_llm.windows import cut
 from asa_engine.nn.audio_language_model import load_backbones
 from asa_engine.profiling import StageClock
 from asa_export.audio_encoder import audio_encoder_model
-from asa_export.exporter import export, plan
+from asa_export.exporter import Job, export, plan
 from asa_export.speech import Speech, synthetic_recordings
 from asa_export.weights import Weights
 
@@ -34,13 +34,6 @@ FLOAT_TOLERANCE = 1e-3
 
 def speech() -> Speech:
     return Speech("short", synthetic_recordings(seed=1)[:2], synthetic_recordings()[:2])
-
-
-def sound(seconds: float, seed: int = 2) -> NDArray[np.float32]:
-    rng = np.random.default_rng(seed)
-    envelope = np.repeat(rng.uniform(0.01, 0.5, round(seconds * 20) + 1), 800)
-    noise = envelope * rng.normal(0, 0.3, envelope.size)
-    return noise.astype(np.float32)[: round(seconds * 16_000)]
 
 
 @pytest.fixture(scope="module", params=audio.FAMILIES)
@@ -113,14 +106,7 @@ def test_answers_depend_on_what_is_heard(checkpoint: Path) -> None:
 def test_the_engine_runs_the_bundle_streamed_and_whole(bundle: Path, backend: str) -> None:
     engine = asa.load(bundle, backend=backend, precision="fp32", threads=1)
     recording = synthetic_recordings(seed=5)[0].samples()
-    with engine.stream() as stream:
-        for part in np.array_split(recording, 7):
-            stream.feed(part)
-        streamed = stream.finish()
-    offline = engine.assess((recording, 16_000))
-    assert streamed.scores["total"].value == pytest.approx(
-        offline.scores["total"].value, abs=FLOAT_TOLERANCE
-    )
+    offline = samples.streamed_as_whole(engine, recording, FLOAT_TOLERANCE)
     expected = SpeechLLM.load(bundle).assess_samples(recording).scores[0]
     assert offline.scores["total"].value == pytest.approx(float(expected), abs=FLOAT_TOLERANCE)
 
@@ -165,7 +151,7 @@ def test_language_models_are_rounded_like_others(
 
     opened = Bundle.open(checkpoint)
     config = EXPORTER.validate(opened)
-    stages = EXPORTER.build(opened, config, tmp_path, [("onnxruntime", precision)], speech())
+    stages = EXPORTER.build(Job(opened, config, tmp_path, [("onnxruntime", precision)], speech()))
     files = {
         name: tmp_path / stages[name]["onnxruntime"][precision]
         for name in ("encoder", "projector", "language_model", "head")

@@ -13,7 +13,7 @@ import torch
 from export_samples import make_checkpoint
 from numpy.typing import NDArray
 
-from asa_engine.backends.onnxruntime import OnnxRuntimeBackend
+from asa_engine.graders.acoustic.backends.onnxruntime import OnnxRuntimeBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.acoustic.model import AcousticGrader
 from asa_engine.nn.config import WhisperEncoderConfig

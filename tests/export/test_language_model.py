@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from language_models import save_model, tiny_model
+from language_models import LONG, PARTLY_ROTATED, save_model, tiny_model
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from asa_engine.backends.onnxruntime import session
 from asa_engine.errors import CheckpointError
 from asa_engine.language_model.decoder import Decoder
+from asa_engine.runtimes.onnxruntime import session
 from asa_export.language_model import (
     TOKENS,
     DecoderLinears,
@@ -40,14 +40,6 @@ from asa_export.weights import Weights
 
 # Sums in another order through three layers, hidden states of magnitude 1 to 4.
 FLOAT_TOLERANCE = 3e-5
-PARTLY_ROTATED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-LONG = {
-    "rope_type": "longrope",
-    "rope_theta": 1e4,
-    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0],
-    "long_factor": [9.0] * 8,
-    "original_max_position_embeddings": 160,
-}
 LINEARS: dict[str, Callable[[Weights], DecoderLinears]] = {
     "fp32": lambda _: FloatDecoder(),
     "int8": Int8Decoder,

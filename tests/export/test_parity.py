@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from export_samples import make_checkpoint
 from numpy.typing import NDArray
 
+from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, BundleError, DriftError
 from asa_engine.graders.aspects import AspectConfig
-from asa_export.parity import Parity, compare
-from asa_export.speech import Recording, synthetic_recordings
+from asa_export.in_order import in_order
+from asa_export.parity import REFERENCE, Parity, Scorer, compare
+from asa_export.speech import Recording, synthetic_recordings, synthetic_speech
 
 ASPECTS = (AspectConfig("fluency"), AspectConfig("total", scale_min=1.0, scale_max=4.0))
 RNG = np.random.default_rng(11)
@@ -180,3 +185,47 @@ def test_synthetic_recordings_are_sound_and_always_the_same() -> None:
         assert samples.dtype == np.float32
         assert 0.001 < np.sqrt(np.mean(samples**2)) < 0.5
         assert np.abs(samples).max() <= 1
+
+
+def test_recordings_scored_at_a_time_have_the_scores_of_those_scored_in_turn(
+    tmp_path: Path,
+) -> None:
+    bundle = Bundle.open(make_checkpoint(tmp_path))
+    speech = synthetic_recordings()
+    scorers = [Scorer(bundle, *REFERENCE) for _ in range(2)]
+    taken: list[str] = []
+
+    def counted() -> Iterator[Recording]:
+        for recording in speech:
+            taken.append(recording.id)
+            yield recording
+
+    one, three = (
+        compare(scorers[0], scorers[1:], counted(), "synthetic", workers=workers)[0]
+        for workers in (1, 3)
+    )
+    assert taken == 2 * [recording.id for recording in speech]
+    assert three == one
+    assert one.recordings == len(speech)
+
+
+def test_results_come_in_the_order_of_the_items_and_the_first_error_is_raised() -> None:
+    def slowest_first(item: int) -> int:
+        time.sleep(0.02 / (1 + item))
+        if item == 5:
+            raise ValueError(item)
+        return item
+
+    results = in_order(slowest_first, range(8), 4)
+    assert [next(results) for _ in range(5)] == list(range(5))
+    with pytest.raises(ValueError, match="5"):
+        next(results)
+    assert list(in_order(slowest_first, range(5), 4)) == list(range(5))
+
+
+def test_speech_of_sessions_keeps_its_parts() -> None:
+    names = ("P1", "P3", "P4", "P5")
+    made_up = synthetic_speech(names)
+    for session in (*made_up.calibration, *made_up.judging):
+        assert tuple(part for part, _ in session.responses()) == names
+        assert len(session.samples()) == sum(len(said) for _, said in session.responses())

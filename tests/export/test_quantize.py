@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from asa_engine.backends.onnxruntime import OnnxRuntimeBackend
+from asa_engine.graders.acoustic.backends.onnxruntime import OnnxRuntimeBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.acoustic.model import AcousticGrader
 from asa_export.graph import MICROSOFT, Graph
@@ -54,6 +56,19 @@ def test_rounding_survives_channels_that_never_fire() -> None:
     assert np.isfinite(scale).all()
     assert (rounded[:, 1] == 0).all()
     assert np.abs(rounded).max() == 127
+
+
+def test_products_are_exact_where_their_pairs_pass_16_bits(checkpoint: Path) -> None:
+    rng = np.random.default_rng(3)
+    steps = rng.choice(np.array([-127, 127], np.int8), (64, 8))
+    rows = rng.choice(np.array([0, 255], np.uint8), (16, 64))
+    graph = Graph("product", Weights(checkpoint / "weights.safetensors"))
+    row = graph.input("rows", ["n", 64], TensorProto.UINT8)
+    read = (row, graph.constant(1.0), graph.constant(0, np.uint8))
+    graph.output(graph.integer_product(read, steps, np.ones(8, np.float32)), "y", ["n", 8])
+    session = ort.InferenceSession(graph.model().SerializeToString())
+    (found,) = session.run(None, {"rows": rows})
+    np.testing.assert_array_equal(found, rows.astype(np.int64) @ steps.astype(np.int64))
 
 
 class NaiveInt8(FloatLinears):

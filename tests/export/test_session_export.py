@@ -16,14 +16,14 @@ import asa_engine as asa
 from asa_engine.bundle import Bundle
 from asa_engine.cli.main import main as cli
 from asa_engine.errors import AudioError, CheckpointError, UsageError
-from asa_engine.graders.speech_llm.session import SessionLLM
-from asa_engine.graders.speech_llm.session_config import SessionConfig
-from asa_engine.graders.speech_llm.session_runtime import STAGE_NAMES, SessionRun
-from asa_engine.graders.speech_llm.session_stages import SessionStages, TorchSessionStages
+from asa_engine.evaluation.sessions import INCOMPLETE, assess_session, assess_whole, read_sessions
+from asa_engine.graders.speech_llm_session.config import SessionConfig
+from asa_engine.graders.speech_llm_session.model import SessionLLM
+from asa_engine.graders.speech_llm_session.runtime import STAGE_NAMES, SessionRun
+from asa_engine.graders.speech_llm_session.stages import SessionStages, TorchSessionStages
 from asa_engine.profiling import StageClock
-from asa_engine.session import INCOMPLETE, assess_session, assess_whole, read_sessions
-from asa_export.exporter import export, plan
-from asa_export.speech import Speech, synthetic_recordings, synthetic_speech
+from asa_export.exporter import Job, export, plan
+from asa_export.speech import synthetic_recordings, synthetic_speech
 from asa_export.speech_llm_session import EXPORTER
 
 # Points of a scale from 0 to 10: float32 sums in another order, through all stages.
@@ -45,21 +45,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     for place in ("first", "last"):
         folder = tmp_path_factory.mktemp(place)
         checkpoint = samples.make_checkpoint(folder, position=place)
-        variants = plan(["onnx"], ["fp32"], "speech_llm_session")
+        variants = plan(["onnx", "native"], ["fp32"], "speech_llm_session")
         export(checkpoint, folder / "tiny", variants, synthetic_speech(PARTS))
         found[place] = checkpoint, folder / "tiny"
     return found
 
 
-def stages_of(bundle: Path, precision: str = "fp32") -> tuple[SessionConfig, SessionStages]:
+def stages_of(
+    bundle: Path, precision: str = "fp32", backend: str = "onnxruntime"
+) -> tuple[SessionConfig, SessionStages]:
     opened = Bundle.open(bundle)
     config = SessionConfig.from_dict(opened.config)
-    files = {name: opened.file(name, "onnxruntime", precision) for name in STAGE_NAMES}
+    files = {name: opened.file(name, backend, precision) for name in STAGE_NAMES}
     return config, SessionStages(config, files, precision=precision, threads=1)
 
 
-def run_of(bundle: Path, mode: str | None = None, tolerance: float = 0.0) -> SessionRun:
-    config, stages = stages_of(bundle)
+def run_of(
+    bundle: Path, mode: str | None = None, tolerance: float = 0.0, backend: str = "onnxruntime"
+) -> SessionRun:
+    config, stages = stages_of(bundle, backend=backend)
     return SessionRun(config, stages, StageClock(), mode=mode, tolerance=tolerance)
 
 
@@ -239,18 +243,31 @@ def test_what_does_not_fit_is_refused_at_once(made: dict[str, tuple[Path, Path]]
         SessionStages(fewer, files, precision="fp32", threads=1)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_on_the_kernels_a_session_is_the_same_to_the_bit_however_it_comes(
+    made: dict[str, tuple[Path, Path]], position: str
+) -> None:
+    checkpoint, bundle = made[position]
+    wanted = SessionLLM.load(checkpoint).assess(samples.session()).scores
+    whole, cut = (
+        hear(run_of(bundle, backend="native"), samples.session(), pieces) for pieces in (1, 7)
+    )
+    assert whole == pytest.approx(wanted, abs=TOLERANCE)
+    assert whole == cut
+
+
+@pytest.mark.parametrize("variant", ["onnxruntime/int8", "onnxruntime/int4", "native/int8"])
 def test_rounded_bundles_stand_alone(
-    made: dict[str, tuple[Path, Path]], position: str, tmp_path: Path, precision: str
+    made: dict[str, tuple[Path, Path]], position: str, tmp_path: Path, variant: str
 ) -> None:
     # Random weights of width 32 have none of a trained model's room for rounding: the export's own
     # gate is for trained graders, here scores may only not be somewhere else.
     opened = Bundle.open(made[position][0])
     config = EXPORTER.validate(opened)
-    variants = [("onnxruntime", precision)]
-    stages = EXPORTER.build(opened, config, tmp_path, variants, synthetic_speech(PARTS))
+    backend, precision = variant.split("/")
+    variants = [(backend, precision)]
+    stages = EXPORTER.build(Job(opened, config, tmp_path, variants, synthetic_speech(PARTS)))
     assert not (tmp_path / "language_model" / "merged.safetensors").exists()
-    files = {name: tmp_path / stages[name]["onnxruntime"][precision] for name in STAGE_NAMES}
+    files = {name: tmp_path / str(stages[name][backend][precision]) for name in STAGE_NAMES}
     rounded = SessionStages(config, files, precision=precision, threads=1)
     found = hear(SessionRun(config, rounded, StageClock()), samples.session())
     expected = hear(run_of(made[position][1]), samples.session())
@@ -368,9 +385,6 @@ def test_the_command_line_takes_sessions_alone(
     assert found["validity"]["reasons"] == [INCOMPLETE]
     assert cli(["assess", *bundle, str(folder / "P1" / "0.wav")]) == 2
     assert "scores sessions, not recordings" in capsys.readouterr().err
-    pytest.importorskip("aiohttp", reason="needs the extra 'server'")
-    assert cli(["serve", "--bundle", str(made["first"][1])]) == 2
-    assert "the server single recordings" in capsys.readouterr().err
     with pytest.raises(UsageError, match="whole sessions"):
         asa.load(made["first"][1]).assess(folder / "P1" / "0.wav")
     with pytest.raises(UsageError, match="not sessions as a whole"):
@@ -392,18 +406,10 @@ def test_sessions_are_evaluated_by_part(
         lines.append(json.dumps({"session": str(name), "parts": parts, "scores": scores}))
     path = tmp_path / "sessions.jsonl"
     path.write_text("\n".join(lines))
-    for bundle in (str(made["last"][1]), "default"):
+    for bundle in (str(made["last"][1]), "acoustic"):
         assert cli(["evaluate", bundle, "--data", str(path), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["n"] == 3
         assert set(found["aspects"]) == {*PARTS, "overall"}
     assert cli(["verify", str(made["last"][1]), "--data", str(path)]) == 0
     assert "3 sessions of sessions.jsonl" in capsys.readouterr().out
-
-
-def test_speech_of_sessions_keeps_its_parts() -> None:
-    made_up: Speech = synthetic_speech(PARTS)
-    for session in (*made_up.calibration, *made_up.judging):
-        parts = [part for part, _ in session.responses()]
-        assert parts == list(PARTS)
-        assert len(session.samples()) == sum(len(said) for _, said in session.responses())

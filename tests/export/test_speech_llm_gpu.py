@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,18 @@ import numpy as np
 import onnx
 import pytest
 import speech_llm_samples as samples
-import torch
 from onnx import TensorProto
 
 import asa_engine as asa
-from asa_engine.backends.onnxruntime import session
 from asa_engine.bundle import Bundle
 from asa_engine.errors import BackendError
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
-from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.runtime import STAGE_NAMES, SpeechLLMRun
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
 from asa_engine.language_model.decoder import Decoder
-from asa_engine.nn.language_model import LanguageModel
 from asa_engine.profiling import StageClock
-from asa_export.exporter import export, plan
+from asa_engine.runtimes.onnxruntime import session
+from asa_export.exporter import Job, export, plan
 from asa_export.language_model_half import form_for_cpu
 from asa_export.speech import Speech, synthetic_recordings
 
@@ -37,19 +33,7 @@ TOLERANCE = {"fp16": 0.02, "bf16": 0.2}
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("speech-llm")
-    whisper, language_model = samples.write_backbones(folder / "backbones")
-    model = samples.language_model()
-    config = dataclasses.replace(
-        samples.config(model),
-        backbones={"encoder": str(whisper), "language_model": str(language_model)},
-    )
-    torch.manual_seed(1)
-    grader = SpeechLLM(config, samples.encoder(), LanguageModel(model)).eval()
-    samples.randomise_adapters(grader)
-    grader.round_halves()
-    grader.save(folder / "checkpoint")
-    return folder / "checkpoint"
+    return samples.make_checkpoint(tmp_path_factory.mktemp("speech-llm"))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +47,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     speech = Speech("short", synthetic_recordings(seed=1)[:2], synthetic_recordings()[:2])
     variants = plan(["onnx", "onnx-cuda"], ["fp32", "fp16", "bf16"], "speech_llm")
     assert variants[1:] == (("onnxruntime-cuda", "fp16"), ("onnxruntime-cuda", "bf16"))
-    stages = EXPORTER.build(opened, EXPORTER.validate(opened), folder, variants, speech)
+    stages = EXPORTER.build(Job(opened, EXPORTER.validate(opened), folder, variants, speech))
     write_manifest(
         folder, name="x", version="1", grader="speech_llm", stages=stages, auto=(), parity={}
     )
@@ -146,7 +130,7 @@ def test_without_the_package_it_cannot_be_chosen(
     monkeypatch.setattr(metadata, "version", without)
     with pytest.raises(BackendError, match="onnxruntime-cuda backend cannot run here") as caught:
         asa.load(built, backend="onnxruntime-cuda")
-    assert "onnxruntime-gpu is not installed" in caught.value.mend
+    assert "onnxruntime-gpu is not installed" in caught.value.hint
 
 
 def test_the_export_gates_what_the_gpu_will_run(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,25 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from text_samples import SHAPE, make_grader, make_tokenizer
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
-pytest.importorskip("transformers", reason="needs the extra 'bench'")
-pytest.importorskip("ctranslate2", reason="needs the extra 'recogniser'")
-
-from text_samples import SHAPE, make_bert, make_grader, make_tokenizer  # noqa: E402
-
-from asa_engine.errors import CheckpointError, UsageError  # noqa: E402
-from asa_engine.graders.text.encoders import (  # noqa: E402
+from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.graders.text.encoders import (
     CTranslate2Encoder,
     OnnxEncoder,
     TorchEncoder,
 )
-from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors  # noqa: E402
-from asa_export.bundles import main, steps  # noqa: E402
-from asa_export.exporter import exporter_of  # noqa: E402
-from asa_export.text import write_ctranslate2, write_onnx  # noqa: E402
-from asa_export.weights import Weights  # noqa: E402
+from asa_export.bert import FloatBert, Int8Bert, bert_model, expected_tensors
+from asa_export.exporter import exporter_of
+from asa_export.text import write_ctranslate2, write_onnx
+from asa_export.weights import Weights
 
 TEXTS = [(2, 3), (2, 4, 3), (2, 4, 5, 6, 7, 4, 8, 3), (2, *([9, 10, 11] * 4), 3)]
 # float32 reorders sums of a hundred terms of size one.
@@ -103,27 +97,3 @@ def test_int8_says_which_shapes_it_cannot_have(folder: Path) -> None:
 def test_every_target_is_planned() -> None:
     targets = exporter_of("text").targets
     assert {backend for backend, _ in targets.values()} == {"onnxruntime", "ctranslate2"}
-
-
-def test_bundles_are_made_from_what_the_checkpoint_names(tmp_path: Path) -> None:
-    make_bert(tmp_path / "bert")
-    grader = make_grader(backbones={"recogniser": "whisper-tiny.en", "text_encoder": "minilm-l6"})
-    grader.save(tmp_path / "s1")
-    made = list(steps(tmp_path / "s1", tmp_path / "out", tmp_path / "speech.jsonl"))
-    assert made[0] == ["backbones", "fetch", "whisper-tiny.en", "minilm-l6"]
-    assert made[1][:2] == ["export", str(tmp_path / "s1")]
-    assert made[1][made[1].index("--target") + 1] == "onnx,ctranslate2"
-    assert made[2][0] == "verify"
-    assert [step[0] for step in steps(tmp_path / "s1", tmp_path / "out", None)] == [
-        "backbones",
-        "export",
-    ]
-
-
-def test_a_grader_that_needs_text_is_left_out_where_there_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "models" / "s5").mkdir(parents=True)
-    (tmp_path / "models" / "s5" / "config.json").write_text('{"grader": "multi_granular"}')
-    assert main([str(tmp_path / "models"), str(tmp_path / "out")]) == 0
-    assert "s5 is left out: it needs a manifest with text" in capsys.readouterr().out

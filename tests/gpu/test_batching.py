@@ -11,10 +11,10 @@ import pytest
 from gpu_samples import PLAIN, random_mel, random_weights, reader
 from numpy.typing import NDArray
 
-from asa_engine.backends.batching import Batcher, Schedule, Work
 from asa_engine.errors import AudioError, BackendError
-from asa_engine.kernels.device import Limits, Outputs, Ragged
-from asa_engine.kernels.numpy_device import NumpyDevice, NumpyModel
+from asa_engine.gpu.batching import Batcher, Schedule, Work
+from asa_engine.gpu.device import Limits, Outputs, Ragged
+from asa_engine.gpu.numpy_device import NumpyDevice, NumpyModel
 
 LIMITS = Limits(windows=4, frames=60)
 

@@ -5,28 +5,32 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from children import held
 from gpu_samples import random_mel, speech_like
 
 import asa_engine
-from asa_engine.backends import BACKENDS, cuda
-from asa_engine.backends.cuda import CudaBackend, grader_shape, limits_of
-from asa_engine.backends.native import NativeBackend
 from asa_engine.bundle import Bundle
 from asa_engine.cli.main import main
 from asa_engine.errors import AudioError, BackendError, CheckpointError
+from asa_engine.gpu import families as cuda_families
+from asa_engine.gpu.device import Limits, Machine
+from asa_engine.gpu.numpy_device import NumpyDevice, NumpyModel
+from asa_engine.graders import grader_entry
+from asa_engine.graders.acoustic.backends import cuda
+from asa_engine.graders.acoustic.backends.cuda import CudaBackend, limits_of
+from asa_engine.graders.acoustic.backends.native import NativeBackend
 from asa_engine.graders.acoustic.config import AcousticConfig
-from asa_engine.kernels.device import GraderShape, Limits, Machine, Outputs
-from asa_engine.kernels.numpy_device import NumpyDevice, NumpyModel, encoder_shapes
+from asa_engine.nn.acoustic_tensors import GraderShape
 from asa_engine.nn.config import WhisperEncoderConfig
+from asa_engine.runtimes import cuda as cuda_runtime
+from asa_engine.runtimes import runtime
 
 # float32 on the CPU's kernels against float64: scores of size 5.
 SCORES = 2e-4
@@ -58,7 +62,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
 
 @pytest.fixture(scope="module")
 def shipped() -> Bundle:
-    return Bundle.open()
+    return Bundle.open("acoustic")
 
 
 def test_agrees_with_the_cpu(gpu: Gpu, shipped: Bundle) -> None:
@@ -97,15 +101,7 @@ def test_engines_share_a_model_and_its_batches(
     mels = [random_mel(4 + 2 * i, i) for i in range(3)]
     alone = [backends[0].encode(mel).stats for mel in mels]
 
-    reached, free = threading.Event(), threading.Event()
-    encode = NumpyModel.encode
-
-    def held(model: NumpyModel, *arguments: Any, **named: Any) -> Outputs:
-        reached.set()
-        assert free.wait(60)
-        return encode(model, *arguments, **named)
-
-    monkeypatch.setattr(NumpyModel, "encode", held)
+    reached, free = held(monkeypatch, NumpyModel, "encode")
     with ThreadPoolExecutor(3) as pool:
         found = [pool.submit(backends[0].encode, mels[0])]
         assert reached.wait(60)
@@ -120,10 +116,14 @@ def test_engines_share_a_model_and_its_batches(
 
 
 def test_an_engine_streams_on_the_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CudaBackend, "availability", classmethod(lambda cls: _usable()))
+    monkeypatch.setattr(
+        cuda_runtime.CudaRuntime, "availability", classmethod(lambda cls: _usable())
+    )
     speech = speech_like(16_000)
-    on_cpu = asa_engine.load(backend="native", precision="fp32").assess((speech, 16_000))
-    engine = asa_engine.load(backend="cuda", precision="fp32")
+    on_cpu = asa_engine.load("acoustic", backend="native", precision="fp32").assess(
+        (speech, 16_000)
+    )
+    engine = asa_engine.load("acoustic", backend="cuda", precision="fp32")
     on_gpu = engine.assess((speech, 16_000))
     for name, score in on_cpu.scores.items():
         assert on_gpu.scores[name].value == pytest.approx(score.value, abs=SCORES)
@@ -132,8 +132,8 @@ def test_an_engine_streams_on_the_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
     del engine
 
 
-def _usable() -> cuda.Availability:
-    return cuda.Availability(True, "a GPU of NumPy")
+def _usable() -> cuda_runtime.Availability:
+    return cuda_runtime.Availability(True, "a GPU of NumPy")
 
 
 def test_nan_is_the_streams_own_error(gpu: Gpu, shipped: Bundle) -> None:
@@ -172,7 +172,7 @@ def test_too_little_memory_is_said_before_work_starts(
         CudaBackend.open(shipped, precision="fp32", threads=1)
     assert "MiB of GPU memory at fp32 for one window" in caught.value.message
     assert "64 MiB free of 128 MiB" in caught.value.message
-    assert "nvidia-smi" in caught.value.mend
+    assert "nvidia-smi" in caught.value.hint
     assert not small.models
 
 
@@ -188,19 +188,19 @@ def test_weights_of_another_model_are_refused(
 
 def test_the_shape_is_that_of_the_configuration(shipped: Bundle) -> None:
     """Every tensor of the checkpoint has a place in it, and no other."""
-    shape = grader_shape(AcousticConfig.from_dict(shipped.config))
+    shape = AcousticConfig.from_dict(shipped.config).shape
     names = set(cuda.Tensors(shipped.path / "weights.safetensors").names())
-    assert names == {*encoder_shapes(shape), *shape.head_shapes()}
+    assert names == {*shape.encoder_shapes(), *shape.head_shapes()}
     assert shape.stats_width == AcousticConfig.from_dict(shipped.config).stats_width
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
 def test_without_a_gpu_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    found = CudaBackend.availability()
+    found = runtime("cuda").availability()
     assert not found.usable
     assert "NVIDIA" in found.reason
     with pytest.raises(BackendError, match="NVIDIA"):
-        asa_engine.load(backend="cuda", precision="bf16")
+        asa_engine.load("acoustic", backend="cuda", precision="bf16")
     assert main(["doctor", "--json"]) == 0
     doctor = json.loads(capsys.readouterr().out)
     assert doctor["backends"]["cuda"] == {
@@ -248,13 +248,13 @@ def test_availability_tells_what_it_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Driver, "capability", capability)
-    monkeypatch.setattr(cuda, "CudaDriver", Driver)
-    monkeypatch.setattr(cuda, "Gpu", OldGpu)
+    monkeypatch.setattr(cuda_runtime, "CudaDriver", Driver)
+    monkeypatch.setattr(cuda_runtime, "Gpu", OldGpu)
     families = {} if kernels is None else {"numpy": f"{__name__}:Found"}
-    monkeypatch.setattr(cuda, "FAMILIES", families)
+    monkeypatch.setattr(cuda_families, "FAMILIES", families)
     if kernels is not None:
-        monkeypatch.setattr(cuda, "find_device", NumpyDevice)
-    found = CudaBackend.availability()
+        monkeypatch.setattr(cuda_runtime, "find_device", NumpyDevice)
+    found = runtime("cuda").availability()
     assert found.usable is usable
     assert what in found.reason
 
@@ -262,12 +262,13 @@ def test_availability_tells_what_it_found(
 def test_the_family_of_kernels_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASA_GPU_KERNELS", "opencl")
     with pytest.raises(BackendError, match=r"opencl.*triton, cuda"):
-        cuda.find_device()
+        cuda_families.find_device()
 
 
-def test_it_is_a_backend() -> None:
-    assert BACKENDS["cuda"] == "asa_engine.backends.cuda:CudaBackend"
-    assert CudaBackend.name == "cuda"
+def test_it_is_a_backend(gpu: Gpu, shipped: Bundle) -> None:
+    opened = grader_entry("acoustic").open(shipped, "cuda", "fp32", 1)
+    assert isinstance(opened, CudaBackend)
+    assert opened.name == runtime("cuda").name == "cuda"
 
 
 def test_an_export_judges_whole_recordings(gpu: Gpu, shipped: Bundle) -> None:
@@ -286,11 +287,11 @@ def test_verify_leaves_out_what_needs_a_gpu(
 ) -> None:
     pytest.importorskip("asa_export.parity", reason="needs the extra 'export'")
     data = ["--data", str(corpus / "train.jsonl"), "--limit", "2"]
-    assert main(["verify", "default", *data, "--precision", "fp16"]) == 4
+    assert main(["verify", "acoustic", *data, "--precision", "fp16"]) == 4
     captured = capsys.readouterr()
     assert "cuda/fp16 left out: this machine has no NVIDIA driver" in captured.err
     assert "no variant of default can run here" in captured.err
-    assert main(["verify", "default", *data, "--precision", "fp32"]) == 0
+    assert main(["verify", "acoustic", *data, "--precision", "fp32"]) == 0
     captured = capsys.readouterr()
     assert "native/fp32 against torch/fp32" in captured.out
     assert "cuda/fp32 left out" in captured.err

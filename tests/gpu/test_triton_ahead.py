@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="needs the extra 'cuda'")
 PROGRAM = """\
 import json
 from gpu_samples import SMALL
-from asa_engine.kernels.triton.ahead import compile_launch, launches_of
+from asa_engine.gpu.triton.ahead import compile_launch, launches_of
 launches = launches_of(SMALL, "bf16")
 made = {l.name: compile_launch(l, c) for l, c in zip(launches, [80, 90, 120] * len(launches))}
 for one in made.values():

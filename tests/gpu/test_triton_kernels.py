@@ -9,21 +9,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from gpu_samples import random_mel, speech_like
 from numpy.typing import NDArray
 
+from asa_engine.gpu.device import mel_frames_of
+from asa_engine.gpu.triton.attention import attention  # where triton is
+from asa_engine.gpu.triton.conv import conv
+from asa_engine.gpu.triton.linear import linear
+from asa_engine.gpu.triton.log_mel import floor_mel, spectrum
+from asa_engine.gpu.triton.tiles import tile_table
+from asa_engine.gpu.triton.weights import spectrum_tables
 from asa_engine.kernels import reference
-from asa_engine.kernels.device import mel_frames_of
-from asa_engine.kernels.triton.tiles import tile_table
-
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("triton", reason="needs the extra 'cuda'")
-
-from asa_engine.kernels.triton.attention import attention  # noqa: E402  # where triton is
-from asa_engine.kernels.triton.conv import conv  # noqa: E402
-from asa_engine.kernels.triton.linear import linear  # noqa: E402
-from asa_engine.kernels.triton.log_mel import floor_mel, spectrum  # noqa: E402
-from asa_engine.kernels.triton.weights import spectrum_tables  # noqa: E402
 
 Array = NDArray[np.float64]
 

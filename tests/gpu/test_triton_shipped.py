@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from gpu_samples import speech_like
 
-from asa_engine.backends.cuda import CudaBackend
-from asa_engine.backends.native import NativeBackend
 from asa_engine.bundle import Bundle
+from asa_engine.graders.acoustic.backends.cuda import CudaBackend
+from asa_engine.graders.acoustic.backends.native import NativeBackend
 from asa_engine.kernels import log_mel
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("triton", reason="needs the extra 'cuda'")
 
-from asa_engine.kernels.triton.device import TritonDevice  # where triton is
+from asa_engine.gpu.triton.device import TritonDevice  # where triton is
 
 
 def test_scores_are_those_of_the_cpu() -> None:
-    bundle, samples = Bundle.open(), speech_like(8_000)
+    bundle, samples = Bundle.open("acoustic"), speech_like(8_000)
     ours = CudaBackend(TritonDevice.find(), bundle, precision="fp16", threads=1)
     native = NativeBackend.open(bundle, precision="fp32", threads=1)
     expected = native.head(native.encode(log_mel(samples)).stats)

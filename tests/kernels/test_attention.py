@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from other_isa import run_with_isa
 
 from asa_engine import kernels
 from asa_engine.kernels import reference
@@ -85,13 +83,7 @@ def test_every_isa(isa: str, tmp_path: Path) -> None:
         "                     precision=precision)\n"
         "        np.save(f'{folder}/{index}-{precision}.npy', out)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), isa, repr(CASES)],
-        env={**os.environ, "ASA_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_with_isa(isa, "-c", code, str(tmp_path), isa, repr(CASES))
     assert done.returncode == 0, done.stderr
     for index, (frames, width, *masks) in enumerate(CASES):
         expected = expect(random_rows(frames, width), *masks)
@@ -100,14 +92,11 @@ def test_every_isa(isa: str, tmp_path: Path) -> None:
             assert relative_error(found, expected) < TOLERANCE[precision], (index, precision)
 
 
+FRAMES = st.integers(1, 120)
+
+
 @settings(max_examples=80, deadline=None)
-@given(
-    frames=st.integers(1, 120),
-    heads=st.integers(1, 4),
-    head_width=st.integers(1, 70),
-    length=st.integers(1, 120),
-    reach=st.none() | st.integers(0, 130),
-)
+@given(FRAMES, st.integers(1, 4), st.integers(1, 70), FRAMES, st.none() | st.integers(0, 130))
 def test_any_shape(
     frames: int, heads: int, head_width: int, length: int, reach: int | None
 ) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from other_isa import run_with_isa
 
 from asa_engine import kernels
 from asa_engine.kernels import reference
@@ -74,7 +73,10 @@ def random_mel(config: WhisperEncoderConfig, frames: int, seed: int = 1) -> NDAr
 
 
 def build(
-    config: WhisperEncoderConfig, tensors: Tensors, precision: str = "fp32", threads: int = 1
+    config: WhisperEncoderConfig,
+    tensors: Tensors,
+    precision: str | list[str] = "fp32",
+    threads: int = 1,
 ) -> Encoder:
     return Encoder(config, lambda name, shape: tensors[name], precision=precision, threads=threads)
 
@@ -156,8 +158,9 @@ def test_scores_far_above_the_first_keys(precision: str) -> None:
         assert relative_error(found, expected) < 2e-3
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_threads_and_company_do_not_matter(precision: str) -> None:
+# Queries of fp32 are twice as wide as those of int8: neighbours' must not meet between layers.
+@pytest.mark.parametrize("precision", [*PRECISIONS, ["fp32", "int8"], ["int8", "fp32"]])
+def test_threads_and_company_do_not_matter(precision: str | list[str]) -> None:
     config = SHAPES["even"]
     tensors = random_tensors(config)
     mels = [random_mel(config, frames, seed=frames) for frames in (1400, 1, 333, 24, 25, 800)]
@@ -169,6 +172,21 @@ def test_threads_and_company_do_not_matter(precision: str) -> None:
             for mel, found in zip(batch, encoder.encode(batch), strict=True):
                 index = next(i for i, other in enumerate(mels) if other is mel)
                 np.testing.assert_array_equal(found, expected[index])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_several_mixes_of_layers_stand_side_by_side(precision: str) -> None:
+    config = SHAPES["odd"]
+    encoder = build(config, random_tensors(config), precision, threads=2)
+    mels = [random_mel(config, frames) for frames in (300, 37)]
+    sets = [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.5, 0.0, -1.0, 2.0]]
+    for found, *each in zip(
+        encoder.encode(mels, sets), *(encoder.encode(mels, one) for one in sets), strict=True
+    ):
+        np.testing.assert_array_equal(found, np.concatenate(each, 1))
+    for wrong in ([], [[]], [sets], [[1.0] * 3], [1.0] * 8, np.zeros((65, 4))):
+        with pytest.raises(ValueError, match="layer_weights"):
+            encoder.encode(mels, wrong)
 
 
 def test_a_shorter_window_after_a_longer_one() -> None:
@@ -305,13 +323,7 @@ def test_every_isa(isa: str, tmp_path: Path) -> None:
     )
     sizes = (config.n_mels, config.d_model, config.layers, config.heads, config.ffn)
     arguments = [str(n) for n in (*sizes, config.positions)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), *arguments],
-        env={**os.environ, "ASA_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_with_isa(isa, "-c", code, str(tmp_path), *arguments)
     assert done.returncode == 0, done.stderr
     expected = reference.encode(config, tensors, mel)[-1]
     for precision in PRECISIONS:

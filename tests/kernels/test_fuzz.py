@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asa_engine import _kernels, kernels
+from asa_engine.kernels.decoder import Decoder
 from asa_engine.kernels.encoder import PRECISIONS, Encoder, pool
-from asa_engine.nn.config import WhisperEncoderConfig
+from asa_engine.nn.config import WhisperDecoderConfig, WhisperEncoderConfig
 
 Array = NDArray[np.generic]
 
@@ -33,6 +34,14 @@ ENCODERS = {
     (precision, threads): Encoder(CONFIG, _zeros, precision=precision, threads=threads)
     for precision in PRECISIONS
     for threads in (1, 3)
+}
+DECODERS = {
+    precision: Decoder(
+        WhisperDecoderConfig(d_model=30, layers=2, heads=3, ffn=50, tokens=70, positions=20),
+        _zeros,
+        precision=precision,
+    )
+    for precision in ("fp32", "int8")
 }
 LAYOUTS: tuple[Callable[[Array], Array], ...] = (
     lambda array: array,
@@ -148,6 +157,45 @@ def test_pool(frames: Array, weight: Array, bias: Array) -> None:
         )
         return
     assert stats.shape == (1 + 2 * frames.shape[1] + bias.size * (1 + frames.shape[1]),)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    speech=st.none() | arrays(st.integers(0, 60), st.sampled_from([30] * 6 + [29, 31])),
+    tokens=st.lists(st.integers(-1, 70), max_size=24),
+    prompt=st.integers(-1, 4),
+    heads=st.lists(st.integers(-1, 6), max_size=4),
+    precision=st.sampled_from(["fp32", "int8"]),
+    steps=st.lists(st.integers(-1, 70), max_size=3),
+)
+def test_decoding_in_any_order(
+    speech: Array | None,
+    tokens: list[int],
+    prompt: int,
+    heads: list[int],
+    precision: str,
+    steps: list[int],
+) -> None:
+    decoder = DECODERS[precision]
+    if speech is not None:
+        try:
+            decoder.start(speech)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return
+    for token in steps:
+        try:
+            logits, _ = decoder.step(token)
+        except (RuntimeError, ValueError):
+            continue
+        assert logits.shape == (70,)
+    try:
+        found = decoder.force(tokens, prompt, heads)
+    except (RuntimeError, ValueError):
+        return
+    rows = len(tokens) - prompt
+    assert found.own.shape == found.rank.shape == (rows,)
+    assert found.attended.shape[0] == found.states.shape[0] == rows
+    assert ((found.other >= -1) & (found.other < 70)).all()
 
 
 NUMBERS = st.integers(-(2**31), 2**31 - 1) | st.integers(-1, 40)

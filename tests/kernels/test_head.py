@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from other_isa import run_with_isa
 
 from asa_engine import kernels
 from asa_engine.kernels import reference
@@ -102,19 +100,15 @@ def test_agrees(width: int, heads: int, outputs: int, centres: int, frames: int)
     check(weights, stats)
 
 
+BOUNDS = {
+    **{"width": (3, 70), "heads": (1, 4), "prior_width": (1, 20), "levels": (1, 10)},
+    **{"embedding": (1, 20), "hidden": (1, 40), "aspects": (1, 9), "outputs": (1, 3)},
+    **{"place": (1, 40), "centres": (0, 20)},
+}
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    width=st.integers(3, 70),
-    heads=st.integers(1, 4),
-    prior_width=st.integers(1, 20),
-    levels=st.integers(1, 10),
-    embedding=st.integers(1, 20),
-    hidden=st.integers(1, 40),
-    aspects=st.integers(1, 9),
-    outputs=st.integers(1, 3),
-    place=st.integers(1, 40),
-    centres=st.integers(0, 20),
-)
+@given(**{name: st.integers(*bounds) for name, bounds in BOUNDS.items()})
 def test_any_shape(width: int, heads: int, outputs: int, centres: int, **sizes: int) -> None:
     weights = random_head(width, heads, outputs=outputs, centres=centres, **sizes)
     check(weights, random_stats(width, heads, outputs if centres else 0))
@@ -134,13 +128,7 @@ def test_every_isa(isa: str, tmp_path: Path) -> None:
         "scores, prior = head(np.load(sys.argv[1] + '/stats.npy'))\n"
         "np.savez(sys.argv[1] + '/out.npz', scores=scores, prior=prior)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        env={**os.environ, "ASA_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_with_isa(isa, "-c", code, str(tmp_path))
     assert done.returncode == 0, done.stderr
     out = np.load(tmp_path / "out.npz")
     scores, prior = reference.head(weights, stats)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from other_isa import run_with_isa
 
 from asa_engine import kernels
 from asa_engine.kernels import reference
@@ -129,16 +126,6 @@ def test_non_contiguous_samples() -> None:
     )
 
 
-def run_with_isa(isa: str, code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "ASA_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("isa", kernels.available_isas())
 def test_every_isa(isa: str) -> None:
     code = (
@@ -150,11 +137,11 @@ def test_every_isa(isa: str) -> None:
         f"assert error < {TOLERANCE}, error\n"
         "print(kernels.isa())\n"
     )
-    done = run_with_isa(isa, code)
+    done = run_with_isa(isa, "-c", code)
     assert done.stdout.strip() == isa, done.stderr
 
 
 def test_an_isa_the_cpu_lacks_is_an_error() -> None:
-    done = run_with_isa("mmx", "from asa_engine import kernels; kernels.isa()")
+    done = run_with_isa("mmx", "-c", "from asa_engine import kernels; kernels.isa()")
     assert done.returncode == 1
     assert 'BackendError: ASA_CPU_ISA: the instruction set "mmx"' in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import pytest
 import asa_engine as asa
 
 if TYPE_CHECKING:
+    from databases import PostgresqlServer
     from server_client import Client
 
 TIME_LIMIT_S = 60.0  # a hang fails; nothing is measured
@@ -48,3 +49,20 @@ def with_server(fake_bundle: Path) -> WithServer:
 def offline(fake_bundle: Path) -> asa.Engine:
     """The engine that a server's scores are compared with."""
     return asa.load(fake_bundle, backend="fake", threads=1)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A real server of PostgreSQL, which runs while the tests do."""
+    from databases import postgresql_server
+
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new store can be: in a file, or in a database of its own."""
+    if request.param == "sqlite":
+        return str(tmp_path / "streams.db")
+    return str(request.getfixturevalue("postgresql").new())

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Here, because every test that needs it imports this module: all of them skip.
-pytest.importorskip("aiohttp", reason="needs the extra 'server'")
+# Here, because every test that needs them imports this module: all of them skip. The client is of
+# another make than the server.
+pytest.importorskip("uvicorn", reason="needs the extra 'server'")
+pytest.importorskip("aiohttp", reason="needs the extra 'test'")
+
+STREAM_ID = "0123456789abcdef"
+RESUMABLE = f"?sample_rate_hz=16000&id={STREAM_ID}"
 
 
 class Client:
@@ -26,6 +31,8 @@ class Client:
         return self.session.post(self.server.url + "/v1/assess", data=data, **options)
 
     def stream(self, query: str = "", **options: Any) -> Any:
+        if "sample_rate_hz" not in query:
+            query = f"?sample_rate_hz=16000&{query.removeprefix('?')}"
         return self.session.ws_connect(f"{self.server.url}/v1/stream{query}", **options)
 
     async def until_open(self, count: int) -> None:
@@ -49,6 +56,25 @@ async def speak(socket: Any, data: bytes, chunk_bytes: int = 3200) -> None:
 async def listen(socket: Any) -> list[dict[str, Any]]:
     """Return every message until the server closes."""
     return [message.json() async for message in socket]
+
+
+def agree(served: dict[str, Any], offline: dict[str, Any], *more: str) -> None:
+    """Check that everything but the timing is the same, to the last bit."""
+    for part in ("grader", "scores", "prior", "validity", "receipt", *more):
+        assert served.get(part) == offline.get(part), part
+
+
+def agree_final(message: dict[str, Any], offline: dict[str, Any]) -> None:
+    """Check that a stream's last message has the offline scores."""
+    assert message["type"] == "final", message
+    agree(message["assessment"], offline)
+
+
+async def resume_offset(socket: Any) -> int:
+    """Return the byte that the server wants a stream to go on from."""
+    told = await socket.receive_json()
+    assert told["type"] == "resume", told
+    return int(told["offset"])
 
 
 async def streamed(

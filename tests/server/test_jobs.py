@@ -131,6 +131,6 @@ def test_windows_of_words_count_as_encoded_ones_do() -> None:
             Span("head", 3.0, 4.0, 1.0, {}),
         ):
             job._take_span(span)
-        assert "asa_windows_encoded_total 3\n" in metrics.render({}, 0.0)
+        assert "asa_windows_encoded_total 3.0\n" in metrics.render({}, 0.0).decode()
 
     asyncio.run(scenario())

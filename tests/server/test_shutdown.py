@@ -20,6 +20,13 @@ from asa_engine.cli.main import main
 ANSWER = speech(2.2, seed=3)
 
 PROGRAM = "import sys; from asa_engine.cli.main import main; sys.exit(main())"
+# As on Windows, whose event loops take no signal handlers.
+BARE_PROGRAM = f"""
+import asyncio
+def refuse(*arguments): raise NotImplementedError
+asyncio.SelectorEventLoop.add_signal_handler = refuse
+{PROGRAM}
+"""
 
 
 def test_draining_refuses_what_is_new_and_finishes_what_runs(with_server: Any) -> None:
@@ -61,13 +68,16 @@ def test_what_does_not_end_is_told(with_server: Any) -> None:
     with_server(scenario, drain_s=0.1)
 
 
+@pytest.mark.parametrize("program", [PROGRAM, BARE_PROGRAM], ids=["handler", "bare"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_a_running_stream_finish(fake_bundle: Path, number: signal.Signals) -> None:
+def test_a_signal_lets_a_running_stream_finish(
+    fake_bundle: Path, number: signal.Signals, program: str
+) -> None:
     import aiohttp
 
     options = ["--bundle", str(fake_bundle), "--backend", "fake", "--port", "0", "--drain-s", "30"]
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", *options],
+        [sys.executable, "-c", program, "serve", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,7 +90,7 @@ def test_a_signal_lets_a_running_stream_finish(fake_bundle: Path, number: signal
                 async with (
                     asyncio.timeout(30),
                     aiohttp.ClientSession() as session,
-                    session.ws_connect(f"{url}/v1/stream") as running,
+                    session.ws_connect(f"{url}/v1/stream?sample_rate_hz=16000") as running,
                 ):
                     await running.send_bytes(pcm(ANSWER))
                     assert (await running.receive_json())["type"] == "provisional"

@@ -25,6 +25,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, str | None]]:
     """Let the engine's grader use both texts, and note what each stream was given."""
     given: list[Mapping[str, str | None]] = []
     stream = Engine.stream
+    monkeypatch.setattr("asa_engine.server.pool.check_scores", lambda engine: None)
 
     def noting(self: Engine, rate_hz: int = 16_000, **texts: str | None) -> Any:
         given.append(texts)

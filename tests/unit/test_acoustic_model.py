@@ -9,18 +9,17 @@ import struct
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-safetensors = pytest.importorskip("safetensors.torch")
-
-from asa_engine.errors import AudioError, CheckpointError, UsageError  # noqa: E402
-from asa_engine.graders.acoustic.config import AcousticConfig  # noqa: E402
-from asa_engine.graders.acoustic.model import AcousticGrader  # noqa: E402
-from asa_engine.graders.aspects import AspectConfig  # noqa: E402
-from asa_engine.nn.config import WhisperEncoderConfig  # noqa: E402
-from asa_engine.nn.ct2 import read_ct2_variables  # noqa: E402
-from asa_engine.nn.weights import load_whisper_encoder  # noqa: E402
-from asa_engine.nn.whisper import WhisperEncoder  # noqa: E402
+from asa_engine.errors import AudioError, CheckpointError, UsageError
+from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.acoustic.model import AcousticGrader
+from asa_engine.graders.aspects import AspectConfig
+from asa_engine.nn.config import WhisperEncoderConfig
+from asa_engine.nn.ct2 import read_ct2_variables
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.nn.whisper import WhisperEncoder
 
 TINY = WhisperEncoderConfig(n_mels=80, d_model=16, layers=2, heads=2, ffn=32, positions=50)
 CONFIG = AcousticConfig(
@@ -150,7 +149,7 @@ def test_the_kernel_is_the_formula_it_claims(grader, with_kernel):
 
 def test_a_saved_kernel_scores_the_same(with_kernel, samples, tmp_path):
     with_kernel.save(tmp_path / "k")
-    stored = safetensors.load_file(tmp_path / "k" / "weights.safetensors")
+    stored = load_file(tmp_path / "k" / "weights.safetensors")
     assert stored["kernel_projection"].dtype == torch.float16
     np.testing.assert_array_equal(
         AcousticGrader.load(tmp_path / "k").assess_samples(samples).scores,
@@ -187,7 +186,7 @@ def test_a_saved_checkpoint_scores_the_same(grader, samples, tmp_path):
     assert again.config == CONFIG
     after = again.assess_samples(samples)
     np.testing.assert_array_equal(before.scores, after.scores)
-    stored = safetensors.load_file(tmp_path / "checkpoint" / "weights.safetensors")
+    stored = load_file(tmp_path / "checkpoint" / "weights.safetensors")
     assert {str(v.dtype) for k, v in stored.items() if k.startswith("encoder.")} == {
         "torch.float16"
     }
@@ -207,9 +206,9 @@ def test_a_saved_checkpoint_scores_the_same(grader, samples, tmp_path):
 )
 def test_weights_that_do_not_fit_are_refused(grader, tmp_path, damage, message):
     grader.save(tmp_path / "c")
-    state = safetensors.load_file(tmp_path / "c" / "weights.safetensors")
+    state = load_file(tmp_path / "c" / "weights.safetensors")
     damage(state)
-    safetensors.save_file(state, tmp_path / "c" / "weights.safetensors")
+    save_file(state, tmp_path / "c" / "weights.safetensors")
     with pytest.raises(CheckpointError, match=message):
         AcousticGrader.load(tmp_path / "c")
 
@@ -333,7 +332,7 @@ def test_ct2_and_hugging_face_folders_give_one_encoder(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "ct2" / "model.bin").write_bytes(_ct2_file(_as_ct2(source)))
     state = {f"model.encoder.{k}": v.half() for k, v in source.state_dict().items()}
-    safetensors.save_file(state, tmp_path / "hf" / "model.safetensors")
+    save_file(state, tmp_path / "hf" / "model.safetensors")
     (tmp_path / "hf" / "config.json").write_text('{"encoder_attention_heads": 2}')
     a = load_whisper_encoder(tmp_path / "ct2").state_dict()
     b = load_whisper_encoder(tmp_path / "hf").state_dict()

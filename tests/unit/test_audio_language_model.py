@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import transformers
+from audio_llm_samples import phi4_towers
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-transformers = pytest.importorskip("transformers", reason="needs the extra 'bench'")
-
-from audio_llm_samples import phi4_towers  # noqa: E402
-
-from asa_engine.errors import CheckpointError  # noqa: E402
-from asa_engine.nn.audio_language_model import (  # noqa: E402
+from asa_engine.errors import CheckpointError
+from asa_engine.nn.audio_language_model import (
     Phi4Multimodal,
     Qwen2Audio,
     load_audio_language_model,
 )
-from asa_engine.nn.language_model import LanguageModel, shape_of  # noqa: E402
+from asa_engine.nn.language_model import LanguageModel, shape_of
 
 AUDIO_TOKEN, IMAGE_TOKEN = 90, 91
 PREFIX, SUFFIX = [5, 17, 3], [8, 2]
@@ -32,18 +30,19 @@ def _spread(model):
     return model.eval()
 
 
+TEXT = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 512,
+}
+
+
 def _qwen(positions=60):
     torch.manual_seed(11)
-    text = {
-        "model_type": "qwen2",
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 512,
-    }
     audio = {
         "model_type": "qwen2_audio_encoder",
         "num_mel_bins": 16,
@@ -54,7 +53,9 @@ def _qwen(positions=60):
         "max_source_positions": positions,
     }
     config = transformers.Qwen2AudioConfig(
-        audio_config=audio, text_config=text, audio_token_index=AUDIO_TOKEN
+        audio_config=audio,
+        text_config={**TEXT, "model_type": "qwen2"},
+        audio_token_index=AUDIO_TOKEN,
     )
     return _spread(transformers.Qwen2AudioForConditionalGeneration(config))
 
@@ -62,16 +63,10 @@ def _qwen(positions=60):
 def _phi(**changes):
     torch.manual_seed(12)
     config = transformers.Phi4MultimodalConfig(
-        vocab_size=100,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        **{"max_position_embeddings": 512, "original_max_position_embeddings": 512, **changes},
+        **{**TEXT, "original_max_position_embeddings": 512, **changes},
         **phi4_towers(24, 40, heads=3, channels=16, tokens=(AUDIO_TOKEN, IMAGE_TOKEN)),
     )
     return _spread(transformers.Phi4MultimodalForCausalLM(config))

@@ -3,87 +3,31 @@
 from __future__ import annotations
 
 import json
-import shutil
 
+import audio_llm_samples as audio
 import numpy as np
 import pytest
-import soundfile
+import speech_llm_samples as samples
+import torch
+import training_samples
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("transformers", reason="needs the extra 'bench'")
-
-import audio_llm_samples as audio  # noqa: E402
-import speech_llm_samples as samples  # noqa: E402
-
-from asa_engine.errors import CheckpointError  # noqa: E402
-from asa_engine.graders.speech_llm.config import SpeechLLMConfig  # noqa: E402
-from asa_engine.graders.speech_llm.model import SpeechLLM  # noqa: E402
-from asa_engine.graders.speech_llm.session_config import SessionConfig  # noqa: E402
-from asa_engine.graders.speech_llm.windows import (  # noqa: E402
+from asa_engine.errors import CheckpointError
+from asa_engine.evaluation.splits import read_sides
+from asa_engine.graders.lm.windows import (
     phi4_log_mel,
     qwen2_log_mel,
 )
-from asa_engine.nn.audio_language_model import audio_family, load_backbones  # noqa: E402
-from asa_engine.nn.weights import load_whisper_encoder  # noqa: E402
-from asa_engine.training import train  # noqa: E402
-from asa_engine.training.data import load_corpus  # noqa: E402
-
-RECIPE = """
-grader = "speech_llm"
-seed = 5
-ship = "fair"
-[data]
-manifest = "train.jsonl"
-targets = "medians"
-[backbones]
-encoder = "{encoder}"
-language_model = "{model}"
-[windows]
-window_s = 2.0
-chunk_s = 4.0
-[prompt]
-prefix = "<|im_start|>Grade:"
-suffix = "<|im_end|>="
-labels = ["A", "B", "C", "D"]
-label_scores = [2, 4, 7, 9]
-[adapter]
-rank = 2
-alpha = 4
-first_layer = 1
-[fit]
-epochs = 4
-batch_size = 4
-lr = 0.005
-bf16 = false
-[[objective]]
-name = "fair"
-kind = "fair_average"
-[[objective]]
-name = "units"
-kind = "fair_average"
-units = 6
-start = "fair"
-"""
+from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.graders.speech_llm.model import SpeechLLM
+from asa_engine.nn.audio_language_model import audio_family, load_backbones
+from asa_engine.nn.weights import load_whisper_encoder
+from asa_engine.training import train
+from asa_engine.training.data import load_corpus
 
 
 @pytest.fixture(scope="module", params=audio.FAMILIES)
 def folder(request, tmp_path_factory):
-    """Corpus of 5 speakers, one of them dev, a model and a recipe that names it."""
-    root = tmp_path_factory.mktemp(request.param)
-    rng = np.random.default_rng(17)
-    lines = []
-    for number in range(10):
-        length, score = int(rng.uniform(0.6, 3.5) * 16_000), float(rng.integers(2, 10))
-        tone = np.sin(2 * np.pi * (150 + 60 * score) * np.arange(length) / 16_000)
-        sound = 0.3 * tone + rng.normal(0, 0.02, length)
-        soundfile.write(root / f"{number}.flac", sound.astype(np.float32), 16_000)
-        about = {"speaker": str(1 + number % 5), "scores": {"total": score}}
-        lines.append({"id": str(number), "audio": f"{number}.flac", **about})
-    (root / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    audio.write_model(request.param, root / "model")
-    text = RECIPE.replace("{encoder}", str(root / "model")).replace("{model}", str(root / "model"))
-    (root / "small.toml").write_text(text)
-    return root
+    return training_samples.audio_llm(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def test_a_recipe_that_names_a_folder_ends_with_a_checkpoint(folder, tmp_path):
@@ -101,32 +45,11 @@ def test_a_recipe_that_names_a_folder_ends_with_a_checkpoint(folder, tmp_path):
     apart = {f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")}
     assert names == (fused if family == "phi4_multimodal" else apart)
     # The checkpoint, through the whole reference, says what the report was made of.
-    _, dev, _ = load_corpus(folder / "train.jsonl", ("total",), "medians")
+    _, dev, _ = load_corpus(read_sides(folder / "train.jsonl"), ("total",), "medians")
     said = [grader.assess_samples(dev.samples(i)).scores[0] for i in range(len(dev))]
     rmse = float(np.sqrt(np.mean((np.array(said) - dev.scores[:, 0]) ** 2)))
     # Audio tokens are kept as float16 between the stages.
     assert rmse == pytest.approx(report["dev"]["rmse"], abs=5e-3)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("[adapter]", "[prior]\nshare = 0.5\n[adapter]", "no prior on the .* encoder"),
-        ("window_s = 2.0\nchunk_s = 4.0", "window_s = 2.1\nchunk_s = 4.2", "stack"),
-        ("chunk_s = 4.0", "chunk_s = 3.0", "chunk_s"),
-        ('/model"\nlanguage', '/no-model"\nlanguage', "no-model"),
-    ],
-)
-def test_what_cannot_be_is_refused(folder, tmp_path, old, new, message):
-    samples.check_refused(folder, tmp_path, old, new, message)
-
-
-def test_a_model_whose_ears_are_an_adapter_is_refused(folder, tmp_path):
-    copied = shutil.copytree(folder / "model", tmp_path / "model")
-    (copied / "speech-lora").mkdir()
-    (copied / "speech-lora" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="merge the adapter"):
-        load_backbones(copied, copied)
 
 
 def test_an_encoder_of_another_width_is_refused(folder):
@@ -158,11 +81,6 @@ def test_a_hostile_encoder_is_refused(folder, change, message):
 
 
 def test_other_graders_say_that_they_need_a_whisper(folder):
-    parts = load_backbones(folder / "model", folder / "model")
-    speech = audio.config(*parts, folder / "model", answer="regression").to_dict()
-    fields = {"grader": "speech_llm_session", "format_revision": 1, "speech": speech}
-    with pytest.raises(CheckpointError, match=r"speech\.encoder\.family"):
-        SessionConfig.from_dict(fields)
     with pytest.raises(CheckpointError, match="not a Whisper"):
         load_whisper_encoder(folder / "model")
 

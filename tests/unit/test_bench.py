@@ -14,15 +14,15 @@ import soundfile
 from bench_samples import candidate, make_rows
 
 from asa_engine.bench.cold_run import cold_run, imported_packages
-from asa_engine.bench.drift import BUDGETS, Drift, log_mel_drift, score_drift
-from asa_engine.bench.harness import Candidate, Refused, gate, take_turns
 from asa_engine.bench.install_size import folder_bytes
-from asa_engine.bench.scenarios import Task
-from asa_engine.bench.session import Plan, parse_variants, run_session
-from asa_engine.bench.speech import prepare_speech, read_samples
-from asa_engine.bench.statistics import paired_ratio, summarise
-from asa_engine.bench.worker import WorkerProcess
+from asa_engine.bench.run import Plan, parse_variants, run_session
 from asa_engine.errors import BackendError, DriftError, UsageError
+from asa_engine.evaluation.drift import BUDGETS, Drift, log_mel_drift, score_drift
+from asa_engine.measuring.harness import Candidate, Refused, gate, take_turns
+from asa_engine.measuring.scenarios import Task
+from asa_engine.measuring.speech import Wanted, prepare_speech, read_samples
+from asa_engine.measuring.statistics import paired_ratio, summarise
+from asa_engine.measuring.worker import WorkerProcess
 
 
 class ScriptedWorker:
@@ -201,10 +201,7 @@ class TestSpeech:
         speech = prepare_speech(
             noise,
             tmp_path,
-            clip_seconds=(1.0, 5.0),
-            batch_size=2,
-            batch_clip_s=3.0,
-            drift_recordings=4,
+            Wanted(clip_seconds=(1.0, 5.0), batch_size=2, batch_clip_s=3.0, drift_recordings=4),
         )
 
         lengths = {seconds: read_samples(path).size for seconds, path in speech.clips.items()}
@@ -217,10 +214,7 @@ class TestSpeech:
         speech = prepare_speech(
             corpus / "train.jsonl",
             tmp_path,
-            clip_seconds=(30.0,),
-            batch_size=3,
-            batch_clip_s=4.0,
-            drift_recordings=7,
+            Wanted(clip_seconds=(30.0,), batch_size=3, batch_clip_s=4.0, drift_recordings=7),
         )
 
         assert read_samples(speech.clips[30.0]).size == 480_000

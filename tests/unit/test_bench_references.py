@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from asa_engine.bench.session import SAME_WORDS, _references
+from asa_engine.bench.run import SAME_WORDS, _references
 from asa_engine.bundle import Bundle
 
 
 def test_the_acoustic_graders_reference_is_one_module_used_in_two_ways(fake_bundle: Path) -> None:
     found = _references(Bundle.open(fake_bundle), threads=2)
-    assert [candidate.kind for candidate in found] == ["torch-reference"] * 2
+    assert [candidate.kind for candidate in found] == ["batched-reference"] * 2
     assert {candidate.options["batch"] for candidate in found} == {1, 16}
 
 

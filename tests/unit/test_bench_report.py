@@ -7,21 +7,21 @@ import json
 import platform
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from bench_samples import HOST, ROOFLINE, make_result, make_rows
+from html_page import Page
 
-from asa_engine.bench.host import describe_host, host_slug
 from asa_engine.bench.report import render, write_result
 from asa_engine.bench.result import schema, summary_lines
 from asa_engine.bench.roofline import roofline_chart
 from asa_engine.bench.targets import check_targets
 from asa_engine.cli.bench import register
 from asa_engine.errors import UsageError
+from asa_engine.measuring.host import describe_host, host_slug
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -108,34 +108,6 @@ class TestTargets:
         ]
 
         assert self.met(make_result(rows=rows))[0] is False
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced and collects what could leave the page."""
-
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 class TestPage:

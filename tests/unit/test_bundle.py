@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from asa_engine.bundle import FORMAT_REVISION, Bundle
+from asa_engine.cli.main import main
+from asa_engine.engine import open_bundle
 from asa_engine.errors import BundleError
+
+DEMO = Path(__file__).parents[2] / "examples" / "audio" / "demo.flac"
 
 
 def _edit(folder: Path, **changes: Any) -> None:
@@ -93,3 +97,53 @@ def test_a_folder_that_is_no_bundle_says_what_is_missing(tmp_path: Path) -> None
 def test_asking_for_what_it_does_not_hold_names_what_it_holds(fake_bundle: Path) -> None:
     with pytest.raises(BundleError, match="onnxruntime/fp32"):
         Bundle.open(fake_bundle).file("encoder", "native", "int8")
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({}, "pronunciation"),
+        ({"bundle": "default"}, "pronunciation"),
+        ({"backend": "native"}, "pronunciation"),
+        ({"precision": "int8"}, "pronunciation"),
+        ({"precision": "fp32"}, "acoustic"),
+        ({"backend": "onnxruntime"}, "acoustic"),
+        ({"backend": "fake"}, "acoustic"),
+        ({"backend": "torch"}, "pronunciation"),
+        ({"backend": "abacus"}, "pronunciation"),
+        ({"bundle": "pronunciation", "precision": "fp32"}, "pronunciation"),
+        ({"bundle": "acoustic"}, "acoustic"),
+    ],
+)
+def test_the_default_is_the_first_that_runs_on_what_is_asked_for(
+    asked: dict[str, str], name: str
+) -> None:
+    assert open_bundle(**asked).name == name
+
+
+def test_a_folder_goes_before_a_name_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acoustic").mkdir()
+    with pytest.raises(BundleError, match=r"neither asa\.json nor"):
+        Bundle.open("acoustic")
+
+
+def test_lines_with_a_text_and_without_are_scored_by_the_default(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copy(DEMO, tmp_path / "a.flac")
+    (tmp_path / "mixed.csv").write_text("audio,text\na.flac,Hi there\na.flac,\n")
+    main(["assess", str(tmp_path / "mixed.csv"), "--json"])
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["grader"] for row in told] == ["pronunciation"] * 2
+    assert set(told[1]["scores"]) == {"accuracy", "fluency", "prosodic", "total"}
+    assert "words" in told[0] or told[0]["validity"]["reasons"] == ["text_mismatch"]
+
+
+def test_a_text_is_never_given_to_a_grader_that_hears_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["assess", str(DEMO), "--text", "Hi", "--backend", "onnxruntime"]) == 4
+    assert "pronunciation has no artifact for backend onnxruntime" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from audio_samples import RATE_HZ, silence, speech
+from children import piped
 
 from asa_engine.assessment import schema
 from asa_engine.cli.main import COMMANDS, main
@@ -93,7 +93,6 @@ def _bad_files(folder: Path) -> dict[str, Any]:
     good = speech(2.0, seed=2)
     paths = {
         "missing": folder / "missing.wav",
-        "directory": folder / "directory",
         "empty": folder / "empty.wav",
         "text": folder / "text.wav",
         "truncated": folder / "truncated.flac",
@@ -101,7 +100,6 @@ def _bad_files(folder: Path) -> dict[str, Any]:
         "no samples": folder / "none.wav",
         "nan": folder / "nan.wav",
     }
-    paths["directory"].mkdir()
     paths["empty"].touch()
     paths["text"].write_text("this is not audio, it only says so\n" * 9)
     soundfile.write(paths["truncated"], good, RATE_HZ)
@@ -118,7 +116,7 @@ def _bad_files(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "case",
-    ["missing", "directory", "empty", "text", "truncated", "hours", "no samples", "nan"],
+    ["missing", "empty", "text", "truncated", "hours", "no samples", "nan"],
 )
 def test_unreadable_audio_is_one_line_and_exit_3(
     capsys: pytest.CaptureFixture[str], fake_bundle: Path, tmp_path: Path, case: str
@@ -152,6 +150,7 @@ def test_audio_without_speech_is_still_an_assessment(
         ("assess", "a.wav", "--backend", "abacus"),
         ("assess", "a.wav", "--session", "s.jsonl"),
         ("frobnicate",),
+        ("assess", "examples/audio/demo.flac", "--text", ""),
         ("evaluate", "default"),
     ],
 )
@@ -246,7 +245,7 @@ def test_evaluate_compares_with_the_experts(
     assert code == 0
     assert found["n"] == 4
     assert set(found["aspects"]) == {"fluency", "total"}
-    assert {"pcc", "srcc", "rmse", "mae", "within_0_5", "within_1_0", "qwk"} == set(
+    assert {"pcc", "srcc", "krc", "rmse", "mae", "within_0_5", "within_1_0", "qwk"} == set(
         found["aspects"]["total"]
     )
     assert found["seconds_per_audio_hour"] > 0
@@ -289,16 +288,17 @@ def test_completion_names_the_commands(capsys: pytest.CaptureFixture[str], shell
 
 def test_a_closed_pipe_is_no_error(fake_bundle: Path, answer: Path) -> None:
     program = "import sys; from asa_engine.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, "assess", *[answer] * 20, "--json", *_fake(fake_bundle)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    command = (
+        sys.executable,
+        "-c",
+        program,
+        "assess",
+        *[answer] * 20,
+        "--json",
+        *_fake(fake_bundle),
     )
-    assert child.stdout is not None
-    assert child.stderr is not None
-    with child.stdout, child.stderr:
-        child.stdout.readline()
-        child.stdout.close()
-        assert "Traceback" not in child.stderr.read()
+    with piped(*map(str, command)) as (child, output, errors):
+        output.readline()
+        output.close()
+        assert "Traceback" not in errors.read()
     assert child.wait() == 0

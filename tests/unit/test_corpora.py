@@ -12,8 +12,8 @@ import soundfile
 from asa_engine.cli.main import main
 from asa_engine.corpora import LAYOUTS, read_corpus, write_manifests
 from asa_engine.errors import ManifestError, UsageError
-from asa_engine.manifest import read_manifest
-from asa_engine.session import read_sessions
+from asa_engine.evaluation.manifest import read_manifest
+from asa_engine.evaluation.sessions import read_sessions
 
 
 def _record(path: Path) -> None:
@@ -106,7 +106,11 @@ def test_icnale_reads_the_band_from_the_name(tmp_path: Path) -> None:
     }
     assert len(found.left_out) == 2
     told = {r.id: r.fields for r in found.recordings}["SM_JPN_PTJ1_001_A2_0"]
-    assert (told["speaker"], told["level"], told["text"]) == ("JPN-001", "A2_0", "I have a job.")
+    assert (told["speaker"], told["level"], told["transcript"]) == (
+        "JPN-001",
+        "A2_0",
+        "I have a job.",
+    )
     assert [r.id[3:6] for r in read_corpus("icnale", tmp_path, "JPN").recordings] == ["JPN"] * 2
     write_manifests(found, tmp_path / "all.jsonl")
     assert len(read_manifest(tmp_path / "all.jsonl")) == 4
@@ -133,13 +137,15 @@ def test_teemi_reads_grades_by_name_or_number(tmp_path: Path) -> None:
             "scores": {"content": 1.0, "delivery": 1.5, "language_use": 2.0, "holistic": 1.5},
             "speaker": "s1",
             "prompt": "A01",
-            "text": "well, I like it",
+            "transcript": "well, I like it",
+            "split": "train",
         },
         {
             "scores": {"content": 4.5, "delivery": 4.0, "holistic": 3.5},
             "speaker": "s2",
             "prompt": "A01",
-            "text": "so do I",
+            "transcript": "so do I",
+            "split": "train",
         },
     ]
     assert found.left_out == ["u3: no recording", "u4: no grade"]

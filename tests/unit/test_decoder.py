@@ -1,25 +1,21 @@
-"""Sequences on a decoder: streamed is offline, prefixes are shared, limits are checked first."""
+"""Sequences on a decoder: streamed is offline, forks share, limits are checked first."""
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from language_models import save_model, tiny_model
+from language_models import stored_model
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from asa_engine.errors import BundleError, UsageError
+from asa_engine.language_model import limits
 from asa_engine.language_model.decoder import Decoder
-from asa_engine.language_model.prefixes import Prefixes
 from asa_export.language_model import FloatDecoder, decoder_model
-from asa_export.language_model_config import DecoderConfig
 from asa_export.language_model_quantize import Int8Decoder
-from asa_export.weights import Weights
 
 # float32 sums may be split differently where rows come one by one.
 TOLERANCE = 1e-4
@@ -27,9 +23,8 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Decoder]:
-    folder = save_model(tiny_model(), tmp_path_factory.mktemp("decoder"))
-    config = DecoderConfig.from_hugging_face(json.loads((folder / "config.json").read_text()))
-    weights = Weights(folder / "model.safetensors")
+    folder = tmp_path_factory.mktemp("decoder")
+    config, weights = stored_model(folder)
     found = {}
     for name, linears in (("fp32", FloatDecoder()), ("int8", Int8Decoder(weights))):
         onnx.save(decoder_model(config, weights, linears, positions=250), folder / f"{name}.onnx")
@@ -94,26 +89,6 @@ def test_a_state_is_resumed(decoders: dict[str, Decoder]) -> None:
     )
 
 
-def test_prefixes_are_prefilled_once_and_shared(decoders: dict[str, Decoder]) -> None:
-    decoder = decoders["fp32"]
-    prefixes = Prefixes(decoder, most=2)
-    x = rows(50)
-
-    def answer(seed: int) -> NDArray[np.float32]:
-        return prefixes.start(x, 70).extend(rows(20, seed))
-
-    expected = [decoder.start(70).extend(np.concatenate([x, rows(20, s)]))[50:] for s in range(6)]
-    with ThreadPoolExecutor(3) as pool:
-        for found, wanted in zip(pool.map(answer, range(6)), expected, strict=True):
-            np.testing.assert_allclose(found, wanted, atol=TOLERANCE, rtol=0)
-    assert len(prefixes) == 1
-    for seed in (21, 22, 23):
-        prefixes.start(rows(4, seed), 10)
-    assert len(prefixes) == 2
-    # One that was dropped is simply prefilled again.
-    np.testing.assert_allclose(answer(0), expected[0], atol=TOLERANCE, rtol=0)
-
-
 def test_limits_are_checked_before_anything_runs(decoders: dict[str, Decoder]) -> None:
     decoder = decoders["fp32"]
     assert decoder.bytes_per_position == 2 * 3 * 2 * 16 * 4
@@ -123,8 +98,6 @@ def test_limits_are_checked_before_anything_runs(decoders: dict[str, Decoder]) -
     small.start(100)
     with pytest.raises(UsageError, match="keys and values; the limit is"):
         small.start(101)
-    with pytest.raises(UsageError, match="250 positions"):
-        Prefixes(decoder).start(rows(3), 999)
     sequence = decoder.start(10)
     with pytest.raises(ValueError, match="do not fit 10 free positions"):
         sequence.extend(rows(11))
@@ -141,3 +114,39 @@ def test_another_graph_is_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(BundleError, match="no keys"):
         Decoder.open(tmp_path / "other.onnx", threads=1)
+
+
+def test_the_limit_of_keys_and_values_follows_memory_and_can_be_set(
+    decoders: dict[str, Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(limits.LIMIT_VARIABLE, raising=False)
+    for memory, limit in ((64 * 2**30, 16 * 2**30), (2**30, 512 * 2**20), (0, 512 * 2**20)):
+        monkeypatch.setattr(limits, "memory_bytes", lambda memory=memory: memory)
+        assert limits.key_value_limit() == limit
+    # What Qwen2-Audio asks for 28 s of audio, 1 MiB a position, fits a machine of 16 GB.
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 16 * 2**30)
+    large = Decoder(decoders["fp32"].graph)
+    monkeypatch.setattr(Decoder, "bytes_per_position", 2**20)
+    large.positions = 10_000
+    large.check(710)
+    with pytest.raises(UsageError, match="the limit is 4096 MiB"):
+        large.check(4097)
+    monkeypatch.setenv(limits.LIMIT_VARIABLE, "100")
+    large.check(100)
+    with pytest.raises(UsageError, match="the limit is 100 MiB") as refused:
+        large.check(101)
+    assert limits.LIMIT_VARIABLE in refused.value.hint
+    for wrong in ("much", "0", "-5", "1e3"):
+        monkeypatch.setenv(limits.LIMIT_VARIABLE, wrong)
+        with pytest.raises(UsageError, match="ASA_KEY_VALUE_MIB is"):
+            large.check(1)
+
+
+def test_a_control_groups_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "memory.max"
+    monkeypatch.setattr(limits, "_CGROUP", group)
+    there = limits.memory_bytes()
+    group.write_text("max\n")
+    assert limits.memory_bytes() == there > 2**20
+    group.write_text(f"{2**20}\n")
+    assert limits.memory_bytes() == 2**20

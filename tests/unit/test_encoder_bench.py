@@ -14,6 +14,7 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not installed
 
+from asa_engine.errors import BackendError
 from benchmarks.encoders import probe, run, worker
 from benchmarks.encoders.peers import NOT_TIMED, PEERS, REFERENCE, Files, Peer
 from benchmarks.encoders.table import check_targets, render, summary_lines
@@ -153,7 +154,7 @@ def test_nothing_above_its_bound_is_timed() -> None:
         "openvino/bf16": _Process(truth * 1.04),
         "native/fp32": _Process(truth * np.float32("nan")),
         "onnxruntime/fp32": _Process(truth[:, :4]),
-        "openvino/fp32": _Process(worker.PeerFailed("out of memory")),
+        "openvino/fp32": _Process(BackendError("out of memory")),
     }
     args = run._parse(["--repeats", "2"])
     findings = run.Findings()
@@ -172,7 +173,7 @@ def test_nothing_above_its_bound_is_timed() -> None:
 def test_a_peer_that_dies_in_its_turn_costs_one_task_not_the_run() -> None:
     truth = np.ones((1, 5, 4), dtype=np.float32)
     dying = _Process(truth)
-    dying.measure = lambda: (_ for _ in ()).throw(worker.PeerFailed("killed"))  # type: ignore[method-assign]
+    dying.measure = lambda: (_ for _ in ()).throw(BackendError("killed"))  # type: ignore[method-assign]
     peers: dict[str, Any] = {REFERENCE: _Process(truth), "native/fp32": dying}
     findings = run.Findings()
     args = run._parse(["--repeats", "2"])
@@ -258,13 +259,13 @@ def test_a_worker_answers_for_its_peer(tmp_path: Path, files: Files) -> None:
     """A peer that cannot be made is an answer with a reason, never a hang or a dead parent."""
     process = worker.PeerProcess(Path(sys.executable), "native/fp32", files, 1, tmp_path)
     try:
-        with pytest.raises(worker.PeerFailed, match=r"not built|config\.json|safetensors"):
+        with pytest.raises(BackendError, match=r"not built|config\.json|safetensors"):
             process.wait()
     finally:
         process.kill()
     dead = worker.PeerProcess(Path("/bin/true"), REFERENCE, files, 1, tmp_path)
     try:
-        with pytest.raises(worker.PeerFailed, match="exit code"):
+        with pytest.raises(BackendError, match="exit code"):
             dead.wait()
     finally:
         dead.kill()

@@ -8,20 +8,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import soundfile
+import torch
 from multi_aspect_samples import LEVELS, Analyser, encode, words_of
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-
-from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
-from asa_engine.graders.multi_aspect import training  # noqa: E402
-from asa_engine.graders.multi_aspect.corpus import (  # noqa: E402
+from asa_engine.errors import CheckpointError, ManifestError, UsageError
+from asa_engine.evaluation.manifest import read_manifest
+from asa_engine.evaluation.splits import Sides
+from asa_engine.graders.multi_aspect.model import MultiAspectGrader
+from asa_engine.training.multi_aspect import trainer as training
+from asa_engine.training.multi_aspect.corpus import (
     compute_examples,
     load_examples,
     split_sides,
 )
-from asa_engine.graders.multi_aspect.model import MultiAspectGrader  # noqa: E402
-from asa_engine.graders.multi_aspect.recipe import MultiAspectRecipe  # noqa: E402
-from asa_engine.manifest import read_manifest  # noqa: E402
+from asa_engine.training.multi_aspect.recipe import MultiAspectRecipe
 
 RECIPE = """
 grader = "multi_aspect"
@@ -61,11 +61,9 @@ class Backbones:
         self.encode = encode
         self.analyser = Analyser()
 
-    def transcribe(self, manifest, cache):
+    def transcribe(self, utterances, cache):
         """Hear as many words as the score says; nothing in the last recording."""
-        heard = {
-            u.id: tuple(words_of(int(u.scores["total"]), 0.1)) for u in read_manifest(manifest)
-        }
+        heard = {u.id: tuple(words_of(int(u.scores["total"]), 0.1)) for u in utterances}
         return {**heard, "r29": ()}
 
     def vector(self, text, pooling):
@@ -124,19 +122,19 @@ def test_a_comparison_ships_a_grader_a_report_and_pictures(recipe, tmp_path):
 
 def test_a_killed_comparison_goes_on_and_ends_the_same(recipe, tmp_path, monkeypatch):
     whole = training.train(recipe, tmp_path / "whole")
-    run = training._Comparison.run
+    run = training.MultiAspectComparison.run
 
-    def dies(self, item, seed):
-        if (item.name, seed) == ("w2v_pt", 1):
+    def dies(self, each):
+        if self.name(each) == "w2v_pt-1":
             raise KeyboardInterrupt
-        run(self, item, seed)
+        run(self, each)
 
-    monkeypatch.setattr(training._Comparison, "run", dies)
+    monkeypatch.setattr(training.MultiAspectComparison, "run", dies)
     with pytest.raises(KeyboardInterrupt):
         training.train(recipe, tmp_path / "again")
-    kept = sorted(path.name for path in (tmp_path / "again.training").glob("run-*"))
+    kept = sorted(path.name for path in (tmp_path / "again.training").glob("run-*.json"))
     assert kept == ["run-ma_mmo-1.json", "run-ma_mmo-2.json"]
-    monkeypatch.setattr(training._Comparison, "run", run)
+    monkeypatch.setattr(training.MultiAspectComparison, "run", run)
     again = training.train(recipe, tmp_path / "again")
     for name in ("weights.safetensors", "config.json"):
         assert (again / name).read_bytes() == (whole / name).read_bytes()
@@ -159,6 +157,7 @@ def test_another_recipes_state_is_not_gone_on_with(recipe, tmp_path):
         ("epochs = 2", "epochs = 0"),
         ("epochs = 2", "epochs = 2\nno_prompt = 1.0"),
         ('name = "w2v_pt"', 'name = "ma_mmo"'),
+        ("epochs = 2", 'epochs = 2\nmmo_reduction = "sum"'),
         ("projection = 8", "projection = -8"),
         ("[fit]", "[fits]"),
         ("window_s = 1.0", 'form = "essay"'),
@@ -170,12 +169,28 @@ def test_recipes_that_cannot_be_are_refused(recipe, old, new):
         MultiAspectRecipe.load(recipe)
 
 
+def test_the_second_phase_changes_the_head_alone(recipe, tmp_path):
+    first = training.train(recipe, tmp_path / "first")
+    text = recipe.read_text()
+    recipe.write_text(text.replace("batch_size = 8", "batch_size = 8\nhead_epochs = 2"))
+    second = training.train(recipe, tmp_path / "second")
+    one, two = (MultiAspectGrader.load(path).state_dict() for path in (first, second))
+    changed = {name for name in one if not torch.equal(one[name], two[name])}
+    assert changed == {"head.weight", "head.bias"}
+    report = json.loads((second / "training.json").read_text())
+    before = json.loads((first / "training.json").read_text())
+    assert report["systems"]["w2v_pt"] == before["systems"]["w2v_pt"]  # of cross-entropy
+    recipe.write_text(text.replace("batch_size = 8", 'batch_size = 8\nmmo_reduction = "pairs"'))
+    other = MultiAspectGrader.load(training.train(recipe, tmp_path / "pairs")).state_dict()
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_score_or_a_transcript_that_is_missing_is_named(recipe, tmp_path):
     config = MultiAspectRecipe.load(recipe).config
     utterances = read_manifest(tmp_path / "train.jsonl")
     frozen = Backbones(config)
     path = tmp_path / "features.npz"
-    heard = frozen.transcribe(tmp_path / "train.jsonl", path)
+    heard = frozen.transcribe(utterances, path)
     given = {"encode": encode, "vector": frozen.vector, "analyser": frozen.analyser}
     with pytest.raises(ManifestError, match="r0 has no transcript"):
         compute_examples(utterances, {}, config, path=path, **given)
@@ -184,12 +199,12 @@ def test_a_score_or_a_transcript_that_is_missing_is_named(recipe, tmp_path):
     assert examples["r1"].delivery.shape == (5, 16)
     assert examples["r1"].named["words"] == 5
     bare = [type(u)(u.id, u.audio, {"fluency": 1.0}, u.speaker) for u in utterances[:2]]
-    with pytest.raises(ManifestError, match="no score 'total'"):
-        split_sides(bare, examples, config)
+    with pytest.raises(ManifestError, match="r0 lacks medians for total"):
+        split_sides(Sides(bare[:1], bare[1:], "numbers"), examples, config, "medians")
 
 
 def test_the_shipped_recipe_can_be_read():
-    from asa_engine.training.recipe import find_recipe
+    from asa_engine.training.recipe_file import find_recipe
 
     recipe = MultiAspectRecipe.load(find_recipe("multi-aspect-tiny-en.toml"))
     assert [len(aspect.level_names) for aspect in recipe.config.aspects] == [8] * 4

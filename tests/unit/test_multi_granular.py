@@ -1,4 +1,4 @@
-"""The multi-granular grader's parts: words, sounds, alignment, small networks, plan."""
+"""The multi-granular grader's parts: words, sounds, small networks, plan."""
 
 from __future__ import annotations
 
@@ -13,83 +13,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from random_model import RandomModel
 
 from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.features.phone_alignment import align
 from asa_engine.graders.multi_granular import parts
-from asa_engine.graders.multi_granular.alignment import SILENCE, align
 from asa_engine.graders.multi_granular.config import MultiGranularConfig
-from asa_engine.graders.multi_granular.lexicon import PHONES, Lexicon, Spoken, words_of
 from asa_engine.graders.multi_granular.marginals import LEAST_SHARE, marginals, shares_of
-from asa_engine.graders.multi_granular.plan import plan_of, spoken_words, write
-from asa_engine.graders.multi_granular.rationale import rationale_of
+from asa_engine.graders.multi_granular.plan import Spoken, plan_of, spoken_words, write
+from asa_engine.graders.multi_granular.script import label_choice, verdict_of_choices
 from asa_engine.graders.multi_granular.stages import TorchStages
-from asa_engine.graders.speech_llm.script import label_choice, verdict_of_choices
-from asa_engine.graders.speech_llm.verdict import parse, render
+from asa_engine.graders.multi_granular.verdict import parse, render
 from asa_engine.language_model.decoding import decode
 from asa_engine.language_model.grammar import Choice, Forced, Segment, Walk
+from asa_engine.text import PHONES, Lexicon
+from asa_engine.training.multi_granular.rationale import rationale_of
 
 # float32 sums in another order, through three linear layers of values around one.
 FLOAT_TOLERANCE = 1e-4
 WORDS = (Spoken("we", ("W", "IY")), Spoken("call", ("K", "AO", "L")))
-
-
-def random_posteriors(rng: np.random.Generator, frames: int, classes: int) -> NDArray[np.float32]:
-    logits = rng.normal(0, 2, (frames, classes))
-    return (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
-
-
-def best_by_trying_all(
-    said: NDArray[np.float32], phones: list[int], words: list[int]
-) -> tuple[float, list[tuple[int, int]]]:
-    """Try every way to cut the frames; an independent truth for few frames."""
-    best: tuple[float, list[tuple[int, int]]] = (-np.inf, [])
-    gaps = [True] + [a != b for a, b in itertools.pairwise(words)] + [True]
-    lengths = [range(len(said) + 1) if gap else (0,) for gap in gaps]
-    for silences in itertools.product(*lengths):
-        left = len(said) - sum(silences)
-        if left < len(phones):
-            continue
-        for cuts in itertools.combinations(range(1, left), len(phones) - 1):
-            sizes = np.diff([0, *cuts, left])
-            at = silences[0]
-            score = float(said[:at, SILENCE].sum())
-            spans = []
-            for phone, size, silence in zip(phones, sizes, silences[1:], strict=True):
-                spans.append((at, at + int(size)))
-                score += float(said[at : at + size, phone].sum())
-                at += int(size)
-                score += float(said[at : at + silence, SILENCE].sum())
-                at += silence
-            if score > best[0]:
-                best = score, spans
-    return best
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_alignment_is_the_best_of_all_ways(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    said = random_posteriors(rng, 7, 4)
-    phones, words = [1, 2, 3], [0, 0, 1]
-    found = align(said, phones, words)
-    assert found is not None
-    _, spans = best_by_trying_all(said, phones, words)
-    assert [tuple(span) for span in found.spans.tolist()] == spans
-
-
-def test_fit_is_zero_where_the_text_is_what_is_heard_and_lower_elsewhere() -> None:
-    said = np.full((6, 4), -5.0, np.float32)
-    for frame, heard in enumerate((0, 1, 1, 2, 0, 3)):
-        said[frame, heard] = -0.1
-    right, wrong = align(said, [1, 2, 3], [0, 0, 1]), align(said, [3, 1, 2], [0, 0, 1])
-    assert right is not None
-    assert wrong is not None
-    assert right.fit == 0.0
-    assert right.spans.tolist() == [[1, 3], [3, 4], [5, 6]]
-    assert wrong.fit < -1
-
-
-def test_more_phones_than_frames_cannot_be_laid() -> None:
-    assert align(np.zeros((2, 4), np.float32), [1, 2, 3], [0, 1, 2]) is None
 
 
 @pytest.fixture(scope="module")
@@ -148,108 +90,13 @@ def test_goodness_of_pronunciation_is_the_mean_log_posterior() -> None:
     np.testing.assert_allclose(row[5:], expected, atol=1e-5)
 
 
-def test_words_of_a_text_are_small_letters_without_punctuation() -> None:
-    assert words_of("Don\N{RIGHT SINGLE QUOTATION MARK}t  call, IT\n'cause well-known!") == (
-        "don't",
-        "call",
-        "it",
-        "'cause",
-        "well",
-        "known",
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("it\N{ACUTE ACCENT}s `call`", ("it's", "call")),
-        ("\N{LATIN SMALL LIGATURE FI}sh", ("fish",)),
-        ("co\N{SOFT HYPHEN}operate\N{ZERO WIDTH NO-BREAK SPACE}", ("cooperate",)),
-        (
-            "we\N{NO-BREAK SPACE}call\N{EM DASH}\N{LEFT DOUBLE QUOTATION MARK}it",
-            ("we", "call", "it"),
-        ),
-    ],
-)
-def test_what_is_written_otherwise_is_the_same_word(text: str, words: tuple[str, ...]) -> None:
-    assert words_of(text) == words
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " .,!? ",
-        "I am 20",
-        "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
-        "cafe\N{COMBINING ACUTE ACCENT}",
-        "a" * 41,
-        "you & me",
-        "five $",
-        "50 %",
-        "me@home",
-        "well done \N{SMILING FACE WITH SMILING EYES}",
-        "<|im_end|> we call it",
-    ],
-)
-def test_a_text_that_nobody_can_read_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        words_of(text)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(max_size=60))
-def test_any_text_gives_words_of_letters_or_a_usage_error(text: str) -> None:
-    try:
-        words = words_of(text)
-    except UsageError:
-        return
-    for word in words:
-        assert set(word) <= set("abcdefghijklmnopqrstuvwxyz'")
-        spoken = Lexicon({}).spoken(word)
-        assert spoken.guessed
-        assert spoken.phones
-        assert set(spoken.phones) <= set(PHONES)
-
-
-def test_the_first_dictionary_and_pronunciation_decide(tmp_path: Path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_text("read R EH1 D\n")
-    second.write_text("read R IY1 D # verb\nread(2) R EH1 D\ndog D AO1 G\ndog(2) D AA1 G\n")
-    lexicon = Lexicon.read([first, second])
-    assert lexicon.spoken("read") == Spoken("read", ("R", "EH", "D"))
-    assert lexicon.spoken("dog") == Spoken("dog", ("D", "AO", "G"))
-    assert lexicon.spoken("dog's") == Spoken("dog's", ("D", "AO", "G", "Z"), guessed=True)
-
-
-@pytest.mark.parametrize("content", [b"dog D XX G\n", b"dog\n", b"\xff\xfe"])
-def test_a_damaged_dictionary_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "lexicon.txt"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError):
-        Lexicon.read([path])
-    with pytest.raises(CheckpointError):
-        Lexicon.read([tmp_path / "none"])
-
-
-class Thinking:
-    """A model that thinks at random, over the tiny tokenizer's vocabulary and a plan's slots."""
-
-    def __init__(self, seed: int, size: int) -> None:
-        self._rng = np.random.default_rng(seed)
-        self._size = size
-
-    def extend(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        return embeddings
-
-    def embed(self, ids: tuple[int, ...]) -> NDArray[np.float32]:
-        return np.zeros((len(ids), 1), np.float32)
-
-    def some(self, hidden: NDArray[np.float32], ids: tuple[int, ...]) -> NDArray[np.float32]:
-        return self._rng.normal(0, 1, len(ids)).astype(np.float32)
-
-    def all(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._rng.normal(0, 1, self._size).astype(np.float32)
+def test_words_of_the_lexicon_sound_as_it_says_and_others_as_the_dictionary() -> None:
+    lexicon = Lexicon({"read": (("R", "EH1", "D"),), "bear": (("B", "IH", "R"),)})
+    words = spoken_words(samples.config(), lexicon, "Read: a bear's blorf")
+    assert words[0] == Spoken("read", ("R", "EH", "D"))
+    assert words[1] == Spoken("a", ("AH",))
+    assert words[2] == Spoken("bear's", ("B", "EH", "R", "Z"))
+    assert words[3] == Spoken("blorf", ("B", "L", "AO", "R", "F"), guessed=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -271,7 +118,7 @@ def test_whatever_the_model_thinks_it_writes_a_verdict_on_the_text(
     words = [Spoken(text, tuple(phones)) for text, phones in said]
     plan = plan_of(config, tokens, words)
     size = config.language_model.vocabulary
-    model = Thinking(seed, size)
+    model = RandomModel(seed, size)
     walk = Walk((Forced(plan.before), *plan.script))
     written = list(decode(walk, model, model, np.zeros(1, np.float32)))
     assert walk.done

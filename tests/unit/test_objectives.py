@@ -6,10 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-
-from asa_engine import objectives as o  # noqa: E402
+from asa_engine import objectives as o
 
 # float32 sums of tens of terms of size one.
 TOLERANCE = 2e-6

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-
-from asa_engine.objectives.ordinal import AdjacentDistances, mmo  # noqa: E402
+from asa_engine.objectives.ordinal import AdjacentDistances, mmo
 
 
-def by_loops(logits: np.ndarray, labels: np.ndarray, distances: np.ndarray) -> float:
+def by_loops(
+    logits: np.ndarray, labels: np.ndarray, distances: np.ndarray, reduction: str = "triples"
+) -> float:
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / np.sqrt(a @ a) / np.sqrt(b @ b))
 
-    terms = []
+    terms, pairs = [], set()
     for i, y in enumerate(labels):
         for j, same in enumerate(labels):
             for k, other in enumerate(labels):
@@ -23,17 +24,32 @@ def by_loops(logits: np.ndarray, labels: np.ndarray, distances: np.ndarray) -> f
                     apart = sum(distances[t] for t in range(low, high))
                     near = cosine(logits[i], logits[k]) - cosine(logits[i], logits[j])
                     terms.append(max(0.0, apart + near))
-    return float(np.mean(terms)) if terms else 0.0
+                    pairs.add((i, j))
+    if not terms:
+        return 0.0
+    return float(np.mean(terms)) if reduction == "triples" else float(sum(terms) / len(pairs))
 
 
+@pytest.mark.parametrize("reduction", ["triples", "pairs"])
 @pytest.mark.parametrize("seed", range(6))
-def test_mmo_is_the_mean_over_all_triples(seed):
+def test_mmo_is_reduced_over_triples_as_named(seed, reduction):
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(0, 2, (11, 5)), rng.integers(0, 5, 11)
     distances = rng.uniform(0.05, 0.9, 4)
-    found = mmo(torch.tensor(logits), torch.tensor(labels), torch.tensor(distances))
+    found = mmo(torch.tensor(logits), torch.tensor(labels), torch.tensor(distances), reduction)
     # float64 on both sides: sums of some hundred terms of size one.
-    assert found.item() == pytest.approx(by_loops(logits, labels, distances), abs=1e-12)
+    assert found.item() == pytest.approx(by_loops(logits, labels, distances, reduction), abs=1e-12)
+
+
+def test_pairs_are_larger_by_the_negatives_that_each_has():
+    rng = np.random.default_rng(1)
+    logits, labels = torch.tensor(rng.normal(0, 2, (32, 8))), torch.arange(32) % 8
+    distances = torch.full((7,), 0.7, dtype=torch.float64)
+    triples, pairs = (mmo(logits, labels, distances, name) for name in ("triples", "pairs"))
+    # Four of a kind among 32: 28 negatives for each pair. float64, the same sum.
+    assert pairs.item() == pytest.approx(28 * triples.item(), rel=1e-12)
+    with pytest.raises(ValueError, match="'batch'"):
+        mmo(logits, labels, distances, "batch")
 
 
 def test_farther_labels_ask_for_wider_margins():

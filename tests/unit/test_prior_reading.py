@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from asa_engine.errors import UsageError
 from asa_engine.language_model.decoder import Decoder
-from asa_engine.language_model.prior import PriorReading, prior_distance
+from asa_engine.language_model.reading_modes import PriorReading, prior_distance
 from asa_export.language_model import FloatDecoder, decoder_model
 from asa_export.language_model_config import DecoderConfig
 from asa_export.weights import Weights

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from asa_engine.assessment import Word
 from asa_engine.errors import CheckpointError
-from asa_engine.recogniser import Recogniser, Transcript, corpus, windows
+from asa_engine.evaluation.manifest import read_manifest
+from asa_engine.recogniser import Recogniser, Transcript, windows
 from asa_engine.recogniser.guards import Doubts, compression_ratio, loop_start
 from asa_engine.recogniser.vocabulary import Vocabulary
 from asa_engine.recogniser.whisper import Heard
 from asa_engine.recogniser.windows import MAX_WINDOW_SAMPLES, SpeechWindow, SpeechWindows
+from asa_engine.training import transcripts as corpus
 
 RATE = 16_000
 SURE = Doubts(log_probability=-0.3, no_speech=0.01)
@@ -256,20 +258,21 @@ def test_a_manifest_is_heard_once(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = EchoModel()
-    monkeypatch.setattr(corpus, "backbone_folder", Path)
+    monkeypatch.setattr(corpus, "model_folder", Path)
     monkeypatch.setattr(corpus.Recogniser, "open", lambda *_, **__: Recogniser(model))
     cache = tmp_path / "cache" / "heard.jsonl"
-    first = corpus.transcribe(manifest, cache)
+    utterances = read_manifest(manifest)
+    first = corpus.transcribe(utterances, cache)
     assert [len(t.words) for t in first.values()] == [1, 2, 3]
-    assert corpus.transcribe(manifest, cache) == first
+    assert corpus.transcribe(utterances, cache) == first
     assert len(model.given) == 3
     content = cache.read_bytes()
     cache.write_bytes(content[:-20])  # as a kill leaves it
-    assert corpus.transcribe(manifest, cache) == first
+    assert corpus.transcribe(utterances, cache) == first
     assert len(model.given) == 4
     assert cache.read_bytes() == content
     soundfile.write(tmp_path / "0.wav", _audio(("s", 2)), RATE)
-    assert len(corpus.transcribe(manifest, cache)["0"].words) == 2
+    assert len(corpus.transcribe(utterances, cache)["0"].words) == 2
     assert len(model.given) == 5
-    corpus.transcribe(manifest, cache, precision="fp32")
+    corpus.transcribe(utterances, cache, precision="fp32")
     assert len(model.given) == 8

@@ -6,118 +6,41 @@ import json
 
 import numpy as np
 import pytest
-import soundfile
+import speech_llm_samples as samples
+import torch
+import training_samples
+from safetensors.torch import load_file
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("transformers", reason="needs the extra 'bench'")
-
-import speech_llm_samples as samples  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-
-from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
-from asa_engine.graders.speech_llm.session import Heard, SessionLLM  # noqa: E402
-from asa_engine.graders.speech_llm.session_recipe import SessionRecipe  # noqa: E402
-from asa_engine.session import Part, Session, played, read_sessions  # noqa: E402
-from asa_engine.training import adapters, train  # noqa: E402
-from asa_engine.training import session as session_training  # noqa: E402
-from asa_engine.training.session_data import Example, Speaker, shuffled  # noqa: E402
-from asa_engine.training.session_prior import fit_prior  # noqa: E402
-
-RECIPE = """
-grader = "speech_llm_session"
-seed = 5
-ship = "last"
-[data]
-manifest = "train.jsonl"
-sessions = "sessions.jsonl"
-targets = "medians"
-[backbones]
-encoder = "{whisper}"
-language_model = "{model}"
-[prompt]
-prefix = "<|im_start|>Grade:"
-heading = "{part}:"
-between = ";"
-missing = "-"
-suffix = "<|im_end|>="
-[projector]
-width = 12
-epochs = 2
-batch_size = 4
-[prior]
-levels = [2, 5, 9]
-names = ["A", "B", "C"]
-width = 4
-steps = 20
-folds = 2
-[adapter]
-rank = 2
-alpha = 4
-first_layer = 1
-[fit]
-steps = 8
-batch_size = 2
-lr = 0.005
-head_lr = 0.02
-bf16 = false
-[sessions]
-max_responses = 8
-max_audio_s = 30
-[[run]]
-name = "last"
-prior = "last"
-[[run]]
-name = "first"
-prior = "first"
-[[run]]
-name = "without"
-prior = "none"
-"""
-PARTS = {"P1": [1, 1], "P3": [2]}
+from asa_engine.errors import CheckpointError, ManifestError
+from asa_engine.evaluation.sessions import Part, Session, played, read_sessions
+from asa_engine.evaluation.splits import session_split
+from asa_engine.graders.speech_llm_session.model import Heard, SessionLLM
+from asa_engine.nn.language_model import LanguageModel
+from asa_engine.nn.lora import lora_counts
+from asa_engine.training import adapters, train
+from asa_engine.training.speech_llm_session import trainer as session_training
+from asa_engine.training.speech_llm_session.data import Example, Speaker, shuffled
+from asa_engine.training.speech_llm_session.prior import fit_prior
+from asa_engine.training.speech_llm_session.recipe import SessionRecipe
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sessions of 6 speakers, two of them dev: the higher the tone, the higher the score."""
-    root = tmp_path_factory.mktemp("sessions")
-    (root / "audio").mkdir()
-    rng = np.random.default_rng(17)
-    lines, sessions = [], []
-    for speaker in (1, 2, 3, 4, 5, 10):
-        parts, scores = [], {}
-        for part, sizes in PARTS.items():
-            names = []
-            for size in sizes:
-                names.append([f"{speaker}-{part}-{len(names)}-{n}" for n in range(size)])
-            parts.append({"part": part, "responses": names})
-            for name in (name for response in names for name in response):
-                length, score = int(rng.uniform(0.6, 2.5) * 16_000), 1.0 + speaker % 7
-                tone = np.sin(2 * np.pi * (150 + 60 * score) * np.arange(length) / 16_000)
-                sound = 0.3 * tone + rng.normal(0, 0.02, length)
-                path = f"audio/{name}.flac"
-                soundfile.write(root / path, sound.astype(np.float32), 16_000)
-                lines.append(
-                    {
-                        "id": name,
-                        "audio": path,
-                        "speaker": str(speaker),
-                        "scores": {"total": score},
-                    }
-                )
-            scores[part] = score
-        scores["overall"] = float(np.mean(list(scores.values())))
-        sessions.append({"session": str(speaker), "parts": parts, "scores": scores})
-    (root / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (root / "sessions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in sessions))
-    whisper, model = samples.write_backbones(root / "backbones")
-    text = RECIPE.replace("{whisper}", str(whisper)).replace("{model}", str(model))
-    (root / "small.toml").write_text(text)
-    return root
+    return training_samples.session(tmp_path_factory.mktemp("session"))
 
 
 @pytest.fixture(scope="module")
 def trained(folder):
     return train(folder / "small.toml", folder / "out")
+
+
+def test_a_fused_language_model_is_adapted_whole(folder):
+    recipe = SessionRecipe.load(folder / "small.toml")
+    model = LanguageModel(samples.language_model("phi3"))
+    config = session_training._config(recipe, ["P1"], samples.encoder(), model, samples.tokenizer())
+    assert config.speech.lora.targets == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    grader = SessionLLM(config, samples.encoder(), model)
+    assert set(lora_counts(grader).values()) == {2}
 
 
 def test_a_comparison_ends_with_a_checkpoint_and_a_report(folder, trained):
@@ -131,14 +54,13 @@ def test_a_comparison_ends_with_a_checkpoint_and_a_report(folder, trained):
     grader = SessionLLM.load(trained)
     assert grader.config.prior.position == "last"
     errors = []
-    for session in read_sessions(folder / "sessions.jsonl"):
-        if session.is_dev:
-            said = {
-                part.name: [np.concatenate(list(played(r))) for r in part.responses]
-                for part in session.parts
-            }
-            found = grader.assess(said).scores["overall"]
-            errors.append(found - session.scores["overall"])
+    for session in session_split(read_sessions(folder / "sessions.jsonl"))[1]:
+        said = {
+            part.name: [np.concatenate(list(played(r))) for r in part.responses]
+            for part in session.parts
+        }
+        found = grader.assess(said).scores["overall"]
+        errors.append(found - session.scores["overall"])
     # Audio tokens are kept as float16 between the stages.
     rmse = float(np.sqrt(np.mean(np.square(errors))))
     assert rmse == pytest.approx(report["dev"]["overall"]["rmse"], abs=5e-3)
@@ -155,7 +77,7 @@ def test_the_priors_levels_are_the_embeddings_of_their_names(trained):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(folder, trained, tmp_path, monkeypatch):
-    loss = session_training._Comparison._loss
+    loss = session_training.SessionComparison._loss
 
     def stopped(self, grader, item, step):
         if item.name == "first" and step == 5:
@@ -164,7 +86,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(folder, trained, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(adapters, "SAVE_EVERY_S", 0.0)
-        patch.setattr(session_training._Comparison, "_loss", stopped)
+        patch.setattr(session_training.SessionComparison, "_loss", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(folder / "small.toml", tmp_path / "again")
     work = tmp_path / "again.training"
@@ -221,6 +143,40 @@ def test_a_shuffled_session_is_scored_by_what_it_holds(share, kept):
     np.testing.assert_allclose(found.mean, torch.full((4,), float(mean)), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.01, (1, 1)), (0.5, (3, 2)), (1.0, (6, 4))])
+def test_an_unshuffled_session_keeps_recordings_in_their_parts(share, kept):
+    speaker = _speaker()
+    found = shuffled(speaker, share, 0.0, np.random.default_rng(3), mixed=False)
+    values = [torch.cat(found.responses[part])[::2, 0] for part in ("P1", "P3")]
+    assert tuple(map(len, values)) == kept
+    # The first six recordings, by their scores, are those of P1.
+    assert values[0].max() < 6 <= values[1].min()
+    assert all(torch.equal(v, v.sort().values) for v in values)
+    means = [float(v.mean()) for v in values]
+    np.testing.assert_allclose(found.targets, [*means, np.mean(means)], rtol=1e-6)
+
+
+def test_a_recipe_may_leave_sessions_unshuffled(folder, monkeypatch):
+    path = folder / "unshuffled.toml"
+    text = (
+        (folder / "small.toml")
+        .read_text()
+        .replace("[sessions]", "[sessions]\nshuffle = false\nwhole = 0.999")
+    )
+    path.write_text(text)
+    told = []
+    real = shuffled
+
+    def noted(*given, mixed):
+        told.append(mixed)
+        return real(*given, mixed=mixed)
+
+    monkeypatch.setattr(session_training, "shuffled", noted)
+    train(path, folder / "unshuffled")
+    assert told
+    assert not any(told)
+
+
 def test_a_part_may_be_left_out_but_not_all():
     speaker, seen = _speaker(), set()
     for seed in range(40):
@@ -261,28 +217,6 @@ def test_a_priors_fold_does_not_hear_its_speakers(folder):
     without = fit_prior(config, recipe.prior, others, 7, fold=0)
     for a, b in zip(alone.parameters(), without.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (('ship = "last"', 'ship = "none"'), "ship is 'none'"),
-        (('ship = "last"', 'ship = "without"'), "not to be shipped"),
-        (('prior = "first"', 'prior = "middle"'), "prior is 'middle'"),
-        (('heading = "{part}:"', 'heading = ":"'), "heading"),
-        (("steps = 8", "steps = 0"), "at least 1"),
-        (("folds = 2", "folds = 1"), "folds"),
-        (('names = ["A", "B", "C"]', 'names = ["A"]'), "each level needs a name"),
-        (("max_responses = 8", "missing = 1.0"), "missing"),
-        (("max_audio_s = 30", "max_audio_s = 3000"), "do not fit"),
-        (("seed = 5", "sead = 5"), "unknown sead"),
-    ],
-)
-def test_a_wrong_recipe_is_refused_by_name(folder, tmp_path, change, message):
-    path = folder / "wrong.toml"
-    path.write_text((folder / "small.toml").read_text().replace(*change))
-    with pytest.raises(UsageError, match=message):
-        train(path, tmp_path / "out")
 
 
 def test_sessions_need_their_scores(folder, tmp_path):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-
-from asa_engine import objectives as o  # noqa: E402
+from asa_engine import objectives as o
 
 # float64 sums of a few dozen terms of size one.
 TOLERANCE = 1e-12

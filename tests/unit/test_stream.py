@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asa_engine as asa
-from asa_engine.session import INCOMPLETE, assess_session, read_sessions
+from asa_engine.evaluation.sessions import INCOMPLETE, assess_session, read_sessions
 
 
 @pytest.fixture
@@ -140,13 +142,14 @@ def _write_session(folder: Path, parts: str) -> Path:
     return path
 
 
+def _assess(engine: asa.Engine, folder: Path, parts: dict[str, list[list[str]]]) -> Any:
+    stated = [{"part": name, "responses": responses} for name, responses in parts.items()]
+    return assess_session(engine, read_sessions(_write_session(folder, json.dumps(stated)))[0])
+
+
 def test_a_session_is_the_mean_of_its_parts(engine: asa.Engine, tmp_path: Path) -> None:
-    path = _write_session(
-        tmp_path,
-        '[{"part": "P1", "responses": [["good.wav"], ["other.wav"]]},'
-        ' {"part": "P3", "responses": [["good.wav", "other.wav"]]}]',
-    )
-    result = assess_session(engine, read_sessions(path)[0])
+    parts = {"P1": [["good.wav"], ["other.wav"]], "P3": [["good.wav", "other.wav"]]}
+    result = _assess(engine, tmp_path, parts)
     first, second = (p.scores["total"].value for p in result.parts)
     alone = [engine.assess(tmp_path / n).scores["total"].value for n in ("good.wav", "other.wav")]
     assert first == pytest.approx(sum(alone) / 2)
@@ -157,12 +160,8 @@ def test_a_session_is_the_mean_of_its_parts(engine: asa.Engine, tmp_path: Path) 
 
 
 def test_a_missing_response_is_left_out_and_said(engine: asa.Engine, tmp_path: Path) -> None:
-    path = _write_session(
-        tmp_path,
-        '[{"part": "P1", "responses": [["good.wav"], ["silent.wav"], ["absent.wav"]]},'
-        ' {"part": "P3", "responses": [["silent.wav"]]}]',
-    )
-    result = assess_session(engine, read_sessions(path)[0])
+    parts = {"P1": [["good.wav"], ["silent.wav"], ["absent.wav"]], "P3": [["silent.wav"]]}
+    result = _assess(engine, tmp_path, parts)
     assert [(p.scored, p.responses) for p in result.parts] == [(1, 3), (0, 1)]
     assert result.parts[1].scores == {}
     assert result.validity.scorable

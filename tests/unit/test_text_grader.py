@@ -7,25 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from text_samples import make_bert, make_config, make_grader, make_tokenizer
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("transformers", reason="needs the extra 'bench'")
-pytest.importorskip("tokenizers", reason="needs the extra 'recogniser'")
-
-from text_samples import make_bert, make_config, make_grader, make_tokenizer  # noqa: E402
-
-from asa_engine.assessment import Word  # noqa: E402
-from asa_engine.errors import BundleError, CheckpointError  # noqa: E402
-from asa_engine.features.word_pieces import WordPieces, clean  # noqa: E402
-from asa_engine.graders.text.config import TextConfig  # noqa: E402
-from asa_engine.graders.text.encoders import Head, TorchEncoder  # noqa: E402
-from asa_engine.graders.text.model import TextGrader, masked_mean  # noqa: E402
-from asa_engine.graders.text.runtime import TextRun, TextStages, judge_text  # noqa: E402
-from asa_engine.profiling import Span, StageClock, recording  # noqa: E402
-from asa_engine.recogniser import Recogniser  # noqa: E402
-from asa_engine.recogniser.guards import Doubts  # noqa: E402
-from asa_engine.recogniser.whisper import Heard  # noqa: E402
-from asa_engine.request import Request  # noqa: E402
+from asa_engine.assessment import Word
+from asa_engine.errors import BundleError, CheckpointError
+from asa_engine.features.word_pieces import WordPieces, clean
+from asa_engine.graders.text.config import TextConfig
+from asa_engine.graders.text.encoders import Head, TorchEncoder
+from asa_engine.graders.text.model import TextGrader, masked_mean
+from asa_engine.graders.text.runtime import TextRun, TextStages, judge_text
+from asa_engine.profiling import Span, StageClock, recording
+from asa_engine.recogniser import Recogniser
+from asa_engine.recogniser.guards import Doubts
+from asa_engine.recogniser.whisper import Heard
+from asa_engine.request import Request
 
 # float32 sums of a few dozen terms against float64 ones.
 TOLERANCE = 1e-5
@@ -128,6 +124,7 @@ def test_run_time_says_what_the_reference_says(grader, stages) -> None:
     expected = np.dot(list(score.probabilities.values()), grader.config.class_scores)
     assert score.value == pytest.approx(expected, abs=1e-12)
     assert score.level == ("A" if expected < 4.5 else "B" if expected < 7.5 else "C")
+    assert score.likeliest_class == "ABC"[int(logits.argmax())]
 
 
 def test_inference_is_the_same_twice(grader, stages) -> None:

@@ -7,84 +7,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import training_samples
+from text_samples import make_config
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-pytest.importorskip("transformers", reason="needs the extra 'bench'")
-pytest.importorskip("tokenizers", reason="needs the extra 'recogniser'")
-
-from text_samples import make_bert, make_config  # noqa: E402
-
-from asa_engine.errors import CheckpointError, ManifestError, UsageError  # noqa: E402
-from asa_engine.features.word_pieces import WordPieces  # noqa: E402
-from asa_engine.graders.text import training  # noqa: E402
-from asa_engine.graders.text.config import TextConfig  # noqa: E402
-from asa_engine.graders.text.corpus import (  # noqa: E402
+from asa_engine.errors import CheckpointError, ManifestError, UsageError
+from asa_engine.features.word_pieces import WordPieces
+from asa_engine.graders.text.config import TextConfig
+from asa_engine.graders.text.model import TextGrader
+from asa_engine.nn.bert import load_bert
+from asa_engine.objectives import cross_entropy, focal_loss
+from asa_engine.training.pictures import confusion_svg
+from asa_engine.training.text import trainer as training
+from asa_engine.training.text.corpus import (
     attention_bias,
     frozen_outputs,
     load_sides,
     padded,
 )
-from asa_engine.graders.text.model import TextGrader  # noqa: E402
-from asa_engine.graders.text.recipe import ObjectiveRecipe, TextRecipe  # noqa: E402
-from asa_engine.graders.text.report import figures  # noqa: E402
-from asa_engine.graders.text.training import objective_of, train  # noqa: E402
-from asa_engine.nn.bert import load_bert  # noqa: E402
-from asa_engine.objectives import cross_entropy, focal_loss  # noqa: E402
-from asa_engine.pictures import confusion_svg  # noqa: E402
+from asa_engine.training.text.recipe import ObjectiveRecipe, TextRecipe
+from asa_engine.training.text.report import figures
+from asa_engine.training.text.trainer import objective_of, train
 
 # The same float32 sums in another order.
 TOLERANCE = 1e-5
-RECIPE = """
-grader = "text"
-seeds = [1, 2]
-ship = "focal"
-[data]
-manifest = "train.jsonl"
-transcripts = "heard.jsonl"
-[encoder]
-source = "{bert}"
-tuned_layers = 2
-max_pieces = 16
-[classes]
-names = ["low", "middle", "high"]
-cuts = [4.5, 7.5]
-[fit]
-epochs = 2
-batch_size = 8
-lr = 1e-3
-[[objective]]
-name = "focal"
-kind = "focal"
-[[objective]]
-name = "blv"
-kind = "blv"
-sigma = 2.0
-"""
-TEXTS = {3.0: "cat cat dog dog", 6.0: "the cat sat on the mat", 9.0: "we ran home early again"}
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A recipe, a manifest, transcripts and a tiny BERT; the text gives the score away."""
-    make_bert(tmp_path / "bert")
-    (tmp_path / "a.flac").write_bytes(b"-")
-    rows, heard = [], []
-    for index in range(45):
-        score = (3.0, 6.0, 9.0)[index % 3]
-        rows.append(
-            {
-                "id": f"u{index}",
-                "audio": "a.flac",
-                "speaker": str(index % 10 + 1),
-                "duration": 1.0 + index / 10,
-                "scores": {"total": score},
-            }
-        )
-        heard.append({"id": f"u{index}", "text": "" if index == 7 else TEXTS[score]})
-    for name, lines in (("train.jsonl", rows), ("heard.jsonl", heard)):
-        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "tiny.toml").write_text(RECIPE.format(bert=tmp_path / "bert"))
-    return tmp_path
+    return training_samples.text(tmp_path)
 
 
 def test_a_comparison_ends_in_a_checkpoint_a_report_and_a_picture(place: Path) -> None:
@@ -114,8 +65,8 @@ def test_the_checkpoint_is_the_shipped_run(place: Path) -> None:
     grader = TextGrader.load(out)
     pieces = WordPieces.open(out / "tokenizer.json", 16)
     recipe = TextRecipe.load(place / "tiny.toml")
-    heard = {f"u{i}": TEXTS[(3.0, 6.0, 9.0)[i % 3]] for i in range(45)}
-    _, dev = load_sides(place / "train.jsonl", "total", recipe.classes.cuts, lambda: heard, pieces)
+    heard = {f"u{i}": training_samples.SAID[(3.0, 6.0, 9.0)[i % 3]] for i in range(45)}
+    _, dev = load_sides(recipe.sides(), recipe.data, recipe.classes.cuts, lambda: heard, pieces)
     ids, mask = padded([torch.tensor(item) for item in dev.pieces])
     with torch.inference_mode():
         logits = grader(ids, mask).double().numpy()
@@ -128,21 +79,21 @@ def test_the_checkpoint_is_the_shipped_run(place: Path) -> None:
 
 def test_it_goes_on_after_a_kill_and_ends_the_same(place: Path, monkeypatch) -> None:
     whole = train(place / "tiny.toml", place / "whole")
-    ran = training._Comparison.run
+    ran = training.TextComparison.run
     count = 0
 
-    def killed(self, item, seed):
+    def killed(self, run):
         nonlocal count
         count += 1
         if count > 2:
             raise KeyboardInterrupt
-        ran(self, item, seed)
+        ran(self, run)
 
-    monkeypatch.setattr(training._Comparison, "run", killed)
+    monkeypatch.setattr(training.TextComparison, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         train(place / "tiny.toml", place / "out")
     assert not (place / "out").exists()
-    monkeypatch.setattr(training._Comparison, "run", ran)
+    monkeypatch.setattr(training.TextComparison, "run", ran)
     out = train(place / "tiny.toml", place / "out")
     for name in ("weights.safetensors", "config.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -151,7 +102,7 @@ def test_it_goes_on_after_a_kill_and_ends_the_same(place: Path, monkeypatch) -> 
 
 
 def test_another_recipe_does_not_go_on_with_the_state(place: Path, monkeypatch) -> None:
-    monkeypatch.setattr(training._Comparison, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(training.TextComparison, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(place / "tiny.toml", place / "out")
     text = (place / "tiny.toml").read_text()
@@ -167,11 +118,42 @@ def test_layers_below_the_tuned_ones_are_left_as_they_were(place: Path) -> None:
     assert {name.split(".")[2] for name in changed} == {"1", "2"}
 
 
+def test_embeddings_learn_where_they_are_told_to(place: Path) -> None:
+    text = (place / "tiny.toml").read_text()
+    (place / "tiny.toml").write_text(
+        text.replace("tuned_layers = 2", "tuned_layers = 3\ntuned_embeddings = true")
+    )
+    out = train(place / "tiny.toml", place / "out")
+    grader = TextGrader.load(out)
+    before, after = load_bert(place / "bert").state_dict(), grader.bert.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "embeddings.word_embeddings.weight" in changed
+    assert {name.split(".")[2] for name in changed if "encoder" in name} == {"0", "1", "2"}
+    # The checkpoint, through the reference, gives the figures of the report.
+    recipe = TextRecipe.load(place / "tiny.toml")
+    heard = {f"u{i}": training_samples.SAID[(3.0, 6.0, 9.0)[i % 3]] for i in range(45)}
+    pieces = WordPieces.open(out / "tokenizer.json", 16)
+    _, dev = load_sides(recipe.sides(), recipe.data, recipe.classes.cuts, lambda: heard, pieces)
+    ids, mask = padded([torch.tensor(item) for item in dev.pieces])
+    with torch.inference_mode():
+        found = figures(grader(ids, mask).double().numpy(), dev, grader.config)
+    report = json.loads((out / "training.json").read_text())
+    shipped = {name: runs["runs"][0] for name, runs in report["objectives"]["focal"].items()}
+    # Figures are rounded to four places.
+    assert found == pytest.approx(shipped, abs=1e-4)
+    (place / "tiny.toml").write_text(
+        text.replace("tuned_layers = 2", "tuned_layers = 2\ntuned_embeddings = true")
+    )
+    with pytest.raises(UsageError, match="all of them where embeddings are tuned"):
+        train(place / "tiny.toml", place / "less")
+
+
 def test_frozen_outputs_are_berts_own(place: Path) -> None:
     bert = load_bert(place / "bert")
     pieces = WordPieces.open(place / "bert" / "tokenizer.json", 16)
-    heard = {f"u{i}": TEXTS[(3.0, 6.0, 9.0)[i % 3]] for i in range(45)}
-    train_side, _ = load_sides(place / "train.jsonl", "total", (4.5, 7.5), lambda: heard, pieces)
+    heard = {f"u{i}": training_samples.SAID[(3.0, 6.0, 9.0)[i % 3]] for i in range(45)}
+    recipe = TextRecipe.load(place / "tiny.toml")
+    train_side, _ = load_sides(recipe.sides(), recipe.data, (4.5, 7.5), lambda: heard, pieces)
     hidden = frozen_outputs(bert, train_side, 1)
     for index in (0, 1, 2):
         ids = torch.tensor([train_side.pieces[index]])
@@ -203,30 +185,6 @@ def test_objectives_follow_the_recipe() -> None:
     assert loss(kind="blv", sigma=6.0) != loss(kind="blv", sigma=6.0, clamp=1.0)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "named"),
-    [
-        ('ship = "focal"', 'ship = "none"', "ship"),
-        ('kind = "focal"', 'kind = "vocal"', "kind"),
-        ("cuts = [4.5, 7.5]", "cuts = [7.5, 4.5]", "cuts"),
-        ("cuts = [4.5, 7.5]", "cuts = [4.5]", "one cut fewer"),
-        ("seeds = [1, 2]", "seeds = [1, 1]", "seeds"),
-        ("epochs = 2", "epochs = 0", "epochs"),
-        ("epochs = 2", "epocs = 2", "epocs"),
-        ("sigma = 2.0", 'sigma = "two"', "sigma"),
-        ('name = "blv"', 'name = "focal"', "differ"),
-        ("tuned_layers = 2", "tuned_layers = 7", "tuned_layers"),
-        ("tuned_layers = 2", 'tuned_layers = 2\nbackbone = "minilm-l6"', "backbone"),
-    ],
-)
-def test_a_wrong_recipe_is_refused_by_name(place: Path, old: str, new: str, named: str) -> None:
-    text = (place / "tiny.toml").read_text()
-    assert old in text
-    (place / "tiny.toml").write_text(text.replace(old, new, 1))
-    with pytest.raises(UsageError, match=named):
-        train(place / "tiny.toml", place / "out")
-
-
 def test_a_class_without_examples_is_refused(place: Path) -> None:
     text = (place / "tiny.toml").read_text()
     (place / "tiny.toml").write_text(text.replace("[4.5, 7.5]", "[1.5, 4.5]"))
@@ -245,7 +203,7 @@ def test_the_confusion_matrix_escapes_names_and_counts_rows() -> None:
 def test_expected_scores_are_the_models() -> None:
     config = make_config()
     logits = np.random.default_rng(0).normal(0, 2, (7, 3))
-    from asa_engine.graders.text.report import expected_scores
+    from asa_engine.training.text.report import expected_scores
 
     wanted = TextGrader(config).expected_score(torch.from_numpy(logits)).numpy()
     np.testing.assert_allclose(expected_scores(logits, config), wanted, atol=TOLERANCE)

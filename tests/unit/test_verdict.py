@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asa_engine.graders.speech_llm import verdict as v
+from asa_engine.graders.multi_granular import verdict as v
 
 EXAMPLE = v.Verdict(
     3, 4, 2, (("WE", 4), ("CALL", 3)), (("W", 4), ("IY0", 4), ("K", 0)), "The vowel was long."

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from random_model import RandomModel
 
-from asa_engine.graders.speech_llm.script import verdict_of_choices, verdict_script
-from asa_engine.graders.speech_llm.verdict import LABELS, parse, render
+from asa_engine.graders.multi_granular.script import verdict_of_choices, verdict_script
+from asa_engine.graders.multi_granular.verdict import LABELS, parse, render
 from asa_engine.language_model.decoding import decode
 from asa_engine.language_model.grammar import Choice, Forced, Walk
 
@@ -24,23 +25,11 @@ def text_of(ids: list[int]) -> str:
     return "".join(chr(token) for token in ids if token < END)
 
 
-class Random:
-    """A model that thinks at random; it writes ASCII, an end or a control token."""
-
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-
-    def extend(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        return embeddings
-
-    def embed(self, ids: tuple[int, ...]) -> NDArray[np.float32]:
-        return np.zeros((len(ids), 1), np.float32)
-
-    def some(self, hidden: NDArray[np.float32], ids: tuple[int, ...]) -> NDArray[np.float32]:
-        return self._rng.normal(0, 1, len(ids)).astype(np.float32)
+class Writer(RandomModel):
+    """Writes ASCII, an end or a control token, which it likes best."""
 
     def all(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits = np.full(CONTROL + 1, -100, np.float32)
+        logits = np.full(self._size, -100, np.float32)
         for token in (*range(32, 127), END, CONTROL):
             logits[token] = self._rng.normal()
         logits[END] += 1.5
@@ -63,7 +52,7 @@ def test_what_is_written_is_a_verdict_on_the_words(
     script = verdict_script(
         words, phones, encode, end_ids=(END,), control_ids=(END, CONTROL), most_rationale=9
     )
-    walk, model = Walk(script), Random(seed)
+    walk, model = Walk(script), Writer(seed, CONTROL + 1)
     ids = list(decode(walk, model, model, np.zeros(1, np.float32)))
     assert CONTROL not in ids
     rationale = text_of(walk.written)

@@ -7,24 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from multi_aspect_samples import tiny_config
+from text_samples import SHAPE, make_bert
 
-torch = pytest.importorskip("torch", reason="needs the extra 'train'")
-transformers = pytest.importorskip("transformers", reason="needs the extra 'bench'")
-pytest.importorskip("tokenizers", reason="needs the extra 'recogniser'")
-
-from text_samples import SHAPE, make_bert  # noqa: E402
-
-from asa_engine.errors import CheckpointError  # noqa: E402
-from asa_engine.graders.multi_aspect import reference  # noqa: E402
-from asa_engine.graders.multi_aspect.config import MultiAspectConfig  # noqa: E402
-from asa_engine.graders.multi_aspect.features import (  # noqa: E402
+from asa_engine.errors import CheckpointError
+from asa_engine.graders.multi_aspect import reference
+from asa_engine.graders.multi_aspect.config import MultiAspectConfig
+from asa_engine.graders.multi_aspect.features import (
     SpeechFrames,
     WaveFrames,
     speech_frames,
 )
-from asa_engine.nn.wav2vec2 import load_wav2vec2  # noqa: E402
-from asa_engine.profiling import StageClock  # noqa: E402
+from asa_engine.nn.wav2vec2 import load_wav2vec2
+from asa_engine.profiling import StageClock
 
 WIDTH = 12
 

@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from asa_engine.errors import CheckpointError
-from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
-from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
+from asa_engine.graders.fields import (
+    WHISPER_LIMITS,
+    GraderConfig,
+    Windowed,
+    ascending,
+    bad,
+    integer,
+    number,
+    parse_shape,
+)
+from asa_engine.nn.acoustic_tensors import GraderShape
 from asa_engine.nn.config import WhisperEncoderConfig
 
 __all__ = ["AcousticConfig"]
 
 GRADER = "acoustic"
 FORMAT_REVISION = 1
-SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
 MEL_FRAMES_PER_FRAME = 2
 PADDINGS = ("valid", "full")
 
-# Upper bounds of what a configuration may ask for: far above any real one, low enough that a
-# hostile file cannot ask for terabytes.
-_ENCODER_LIMITS = {
-    "n_mels": 512,
-    "d_model": 8192,
-    "layers": 128,
-    "heads": 128,
-    "ffn": 32768,
-    "positions": 6000,
-}
 _MAX_WINDOW_S = 60.0
 _MAX_WIDTH = 8192
 _MAX_CENTRES = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class AcousticConfig:
+class AcousticConfig(Windowed, GraderConfig):
     """The acoustic grader.
 
     Attributes:
@@ -57,7 +52,11 @@ class AcousticConfig:
         kernel_centres: Recordings N that the kernel regressor compares with; 0 for a grader
             without one.
         kernel_width: Principal directions R it compares in.
+        front: 0 for a grader that hears recordings as they are; 1 for one that hears speech and
+            its surroundings alone, at one level; 2 for the same as it is (`asa_engine.audio`).
     """
+
+    grader: ClassVar[str] = GRADER
 
     aspects: tuple[AspectConfig, ...]
     encoder: WhisperEncoderConfig = dataclasses.field(default_factory=WhisperEncoderConfig)
@@ -71,16 +70,7 @@ class AcousticConfig:
     head_width: int = 256
     kernel_centres: int = 0
     kernel_width: int = 256
-
-    @property
-    def window_samples(self) -> int:
-        """Samples (16 kHz) in a window."""
-        return round(self.window_s * SAMPLE_RATE_HZ)
-
-    @property
-    def min_window_samples(self) -> int:
-        """Samples below which a last window is left out."""
-        return round(self.min_window_s * SAMPLE_RATE_HZ)
+    front: int = 0
 
     @property
     def window_frames(self) -> int:
@@ -98,24 +88,28 @@ class AcousticConfig:
         return 1 + 2 * width + heads * (1 + width) + self.moments_width
 
     @property
+    def shape(self) -> GraderShape:
+        """Shapes of all tensors."""
+        return GraderShape(
+            encoder=self.encoder,
+            pooling_heads=self.attention_heads,
+            prior_width=self.prior_width,
+            levels=len(self.prior_levels),
+            prior_embedding=self.prior_embedding,
+            head_width=self.head_width,
+            aspects=len(self.aspects),
+            centres=self.kernel_centres,
+            place=self.kernel_width if self.kernel_centres else 0,
+        )
+
+    @property
     def moments_width(self) -> int:
         """Number of the kernel regressor's sums: 2 (layers + 1) D, or none."""
         return 2 * (self.encoder.layers + 1) * self.encoder.d_model if self.kernel_centres else 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that `from_dict` reads."""
-        fields = dataclasses.asdict(self)
-        return {"grader": GRADER, "format_revision": FORMAT_REVISION, **fields}
-
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Build and validate a configuration.
-
-        Raises:
-            CheckpointError: It is not an acoustic grader's, is of a newer format, or a field is
-                missing, unknown, of the wrong kind or out of range; the message names the field.
-        """
-        fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
+    def parse(cls, fields: dict[str, Any]) -> None:
+        """Replace what JSON holds by what the fields are."""
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         if "encoder" in fields:
             fields["encoder"] = _encoder(fields["encoder"])
@@ -133,20 +127,9 @@ class AcousticConfig:
         for name in ("window_s", "min_window_s"):
             if name in fields:
                 fields[name] = number(fields[name], name)
-        config = cls(**fields)
-        config._check_window()
-        return config
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read `config.json` of a checkpoint or bundle.
-
-        Raises:
-            CheckpointError: It is missing, not JSON, or not valid.
-        """
-        return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
-
-    def _check_window(self) -> None:
+    def check(self) -> None:
+        """Raise `CheckpointError` where fields do not go together."""
         if self.window_padding not in PADDINGS:
             raise bad("window_padding", self.window_padding, " or ".join(PADDINGS))
         if not 0.1 <= self.window_s <= _MAX_WINDOW_S:
@@ -164,14 +147,7 @@ class AcousticConfig:
 
 
 def _encoder(value: object) -> WhisperEncoderConfig:
-    if not isinstance(value, Mapping):
-        raise bad("encoder", value, "an object")
-    check_names(WhisperEncoderConfig, value, "encoder")
-    sizes = {
-        name: integer(size, f"encoder.{name}", _ENCODER_LIMITS[name])
-        for name, size in value.items()
-    }
-    encoder = WhisperEncoderConfig(**sizes)
+    encoder = parse_shape(WhisperEncoderConfig, value, "encoder", WHISPER_LIMITS)
     if encoder.d_model % encoder.heads:
         raise bad("encoder.heads", encoder.heads, f"a divisor of d_model {encoder.d_model}")
     return encoder

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from asa_engine.errors import AudioError, CheckpointError
-from asa_engine.features.log_mel import WindowedLogMel
-from asa_engine.files import atomic_folder
+from asa_engine.errors import AudioError
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.checkpoint import WEIGHTS_NAME, Saved, read_weights
+from asa_engine.graders.windows import log_mel_windows
 from asa_engine.nn.whisper import WhisperEncoder, frames_of
 
 __all__ = ["AcousticGrader", "HeadOutputs", "Offline"]
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "weights.safetensors"
 
 # Attention logits stay within +-ATTENTION_BOUND, so that exp() of them can be summed over hours
 # of frames without a running maximum, which would not be additive.
@@ -71,7 +63,7 @@ class Offline(NamedTuple):
     stats: NDArray[np.float64]
 
 
-class AcousticGrader(nn.Module):
+class AcousticGrader(Saved):
     """Log-mel windows -> Whisper encoder -> mix of layers -> sums -> prior and scores.
 
     The acoustic half of the session grader (papers' system S4), without its language model: the
@@ -81,6 +73,8 @@ class AcousticGrader(nn.Module):
     Args:
         config: Shapes and scales.
     """
+
+    config: AcousticConfig
 
     def __init__(self, config: AcousticConfig) -> None:
         super().__init__()
@@ -117,7 +111,7 @@ class AcousticGrader(nn.Module):
         self.register_buffer("score_std", torch.ones(len(config.aspects)))
 
     def _make_kernel(self, config: AcousticConfig) -> None:
-        """Declare the kernel regressor's tensors; `asa_engine.training.kernel` computes them."""
+        """Declare the kernel regressor's tensors; `training.acoustic.kernel` computes them."""
         aspects, centres, width = len(config.aspects), config.kernel_centres, config.kernel_width
         for name, shape in (
             ("blend", (aspects,)),
@@ -254,12 +248,7 @@ class AcousticGrader(nn.Module):
             AudioError: It is too short to frame a single window.
         """
         config = self.config
-        windows = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=config.window_padding == "full",
-            min_samples=config.min_window_samples,
-        )
+        windows = log_mel_windows(config, padded=config.window_padding == "full")
         mels = windows.push(np.ascontiguousarray(samples, dtype=np.float32))
         if (rest := windows.finish()) is not None:
             mels.append(rest)
@@ -280,35 +269,12 @@ class AcousticGrader(nn.Module):
             if name.startswith(_HALF):
                 value.copy_(value.half().float())
 
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        overwrite: bool = False,
-        extra: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Write `config.json` and `weights.safetensors`.
-
-        The encoder and the kernel's projection are stored as float16, the rest as float32.
-
-        Args:
-            folder: Where to.
-            overwrite: Replace what is there.
-            extra: Further text files of the checkpoint, name -> text.
-
-        Raises:
-            UsageError: The folder is there already, or cannot be written; nothing is changed.
-        """
-        with atomic_folder(Path(folder), overwrite=overwrite) as work:
-            state = {
-                name: (value.half() if name.startswith(_HALF) else value.float()).contiguous()
-                for name, value in self.state_dict().items()
-            }
-            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
-            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
-            (work / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
-            for name, content in extra.items():
-                (work / name).write_text(content, encoding="utf-8")
+    def stored(self) -> dict[str, Tensor]:
+        """Return encoder and kernel's projection as float16, the rest as float32."""
+        return {
+            name: value.half() if name.startswith(_HALF) else value.float()
+            for name, value in self.state_dict().items()
+        }
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -319,20 +285,9 @@ class AcousticGrader(nn.Module):
         """
         folder = Path(folder)
         config = AcousticConfig.load(folder)
-        path = folder / WEIGHTS_NAME
-        try:
-            # Copies, because a tensor's place in a file is not aligned, and the alignment of a
-            # matrix can change the last bit of a product.
-            state = {
-                name: value.to(torch.float32, copy=True) for name, value in load_file(path).items()
-            }
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
-            ) from None
         with torch.device("meta"):
             grader = cls(config)
-        _check_state(path, grader.state_dict(), state)
+        state = read_weights(folder / WEIGHTS_NAME, grader.state_dict())
         grader.load_state_dict(state, assign=True)
         return grader.eval()
 
@@ -348,17 +303,3 @@ def layer_profile(count: Tensor, moments: Tensor) -> Tensor:
     means, squares = (moments / count).chunk(2, dim=1)
     deviations = (squares - means.square()).clamp_min(VARIANCE_FLOOR).sqrt()
     return torch.cat((means, deviations), dim=1)
-
-
-def _check_state(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    mend = "weights and config.json are not of one checkpoint, or the file is damaged"
-    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
-        if names:
-            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
-    for name, value in found.items():
-        if value.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
-            )
-        if not math.isfinite(float(value.sum())):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)

@@ -7,32 +7,24 @@ cannot change a score.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade, Prior
-from asa_engine.backends import Backend, DeviceBackend, HeadOutput, backend_class
-from asa_engine.bundle import Bundle
-from asa_engine.errors import BackendError
-from asa_engine.features.log_mel import WindowedLogMel
-from asa_engine.graders import GraderEntry
+from asa_engine.graders.acoustic.backends.base import Backend, DeviceBackend, HeadOutput
 from asa_engine.graders.acoustic.config import AcousticConfig
+from asa_engine.graders.windows import WindowedRun, log_mel_windows
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
 
-if TYPE_CHECKING:
-    from asa_engine.selection import Choice
-
-__all__ = ["ENTRY", "AcousticRun"]
+__all__ = ["AcousticRun"]
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_RATE_HZ = 50.0
 _NO_TEXTS = Request()
 
 
-class AcousticRun:
+class AcousticRun(WindowedRun):
     """Scores one recording as its samples arrive.
 
     Args:
@@ -58,12 +50,7 @@ class AcousticRun:
         self._backend = backend
         self._clock = clock
         self._keep_frames = keep_frames
-        self._mel = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=config.window_padding == "full",
-            min_samples=config.min_window_samples,
-        )
+        self._mel = log_mel_windows(config, padded=config.window_padding == "full")
         self._stats: NDArray[np.float64] | None = None
         self._samples = 0
         self._encoded_samples = 0
@@ -74,11 +61,7 @@ class AcousticRun:
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take float32 mono samples at 16 kHz; encode every window they close."""
         self._samples += samples.size
-        with self._clock.scope("features"):
-            closed = self._mel.push(samples)
-        for mel in closed:
-            self._encode(mel)
-            self._encoded_samples += self._config.window_samples
+        self._hear(samples)
 
     def provisional(self) -> Grade | None:
         """Return the scores of the closed windows, or `None` before the first one closes."""
@@ -88,15 +71,12 @@ class AcousticRun:
 
     def finish(self) -> Grade | None:
         """Encode what is left and return the final scores; `None` if no window could be framed."""
-        with self._clock.scope("features"):
-            mel = self._mel.finish()
-        if mel is not None:
-            self._encode(mel)
+        self._hear_rest()
         if self._stats is None:
             return None
         return self._grade(self._stats, self._samples)
 
-    def _encode(self, mel: NDArray[np.float32]) -> None:
+    def _take(self, mel: NDArray[np.float32]) -> None:
         with self._clock.scope("encoder", frames=mel.shape[1]):
             if isinstance(self._backend, DeviceBackend):
                 encoded = self._backend.encode_next(mel, self._stats, frames=self._keep_frames)
@@ -107,6 +87,8 @@ class AcousticRun:
         # float64 sums: the order of windows is fixed, and hours of them lose nothing.
         stats = encoded.stats.astype(np.float64)
         self._stats = stats if self._stats is None else self._stats + stats
+        heard = self._encoded_samples + self._config.window_samples
+        self._encoded_samples = min(heard, self._samples)
         self._output = encoded.output
         self._provisional = None
 
@@ -123,23 +105,3 @@ def _grade_from(output: HeadOutput, config: AcousticConfig, duration_s: float) -
     }
     prior = Prior(tuple(config.prior_levels), tuple(output.prior.tolist()))
     return Grade(scores, prior)
-
-
-def _open(bundle: Bundle, choice: Choice, threads: int) -> Backend:
-    found = backend_class(choice.backend)
-    if not issubclass(found, Backend):
-        raise BackendError(
-            f"the {choice.backend} backend does not run the acoustic grader",
-            mend="choose another backend",
-        )
-    return found.open(bundle, precision=choice.precision, threads=threads)
-
-
-ENTRY = GraderEntry(
-    name="acoustic",
-    summary="S4's acoustic half: Whisper encoder, proficiency prior, multi-target regression",
-    exact_when="a window's frames are final when it closes; the scores when the speech ends",
-    config=AcousticConfig.from_dict,
-    open=_open,
-    run=AcousticRun,
-)

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from asa_engine.errors import CheckpointError
 from asa_engine.features import delivery, linguistic
-from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
-from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
+from asa_engine.graders.fields import (
+    MAX_SOURCE,
+    SAMPLE_RATE_HZ,
+    WHISPER_LIMITS,
+    GraderConfig,
+    ascending,
+    bad,
+    integer,
+    number,
+    parse_shape,
+)
 from asa_engine.nn.config import WhisperEncoderConfig
 
 __all__ = ["FORMS", "MultiAspectConfig"]
 
 GRADER = "multi_aspect"
 FORMAT_REVISION = 1
-SAMPLE_RATE_HZ = 16_000
 FRAME_RATE_HZ = 50
 FORMS = ("paper", "lab")
 STAGES = ("recogniser", "text_encoder", "speech_encoder")
 _MAX_WIDTH = 8192
 _MAX_LAYERS = 32
-_ENCODER_LIMITS = {
-    "n_mels": 512,
-    "d_model": 8192,
-    "layers": 128,
-    "heads": 128,
-    "ffn": 32768,
-    "positions": 6000,
-}
 
 
 @dataclass(frozen=True, slots=True)
-class MultiAspectConfig:
+class MultiAspectConfig(GraderConfig):
     """The multi-aspect grader; the defaults are the paper's sizes.
 
     Attributes:
@@ -63,7 +60,11 @@ class MultiAspectConfig:
         backbones: Stage -> name of the backbone. A `speech_encoder` is a wav2vec2, as in the paper,
             and hears the waveform; without one the recogniser's encoder hears the log-mel.
         dropout: In training.
+        front: 0 for a grader that hears recordings as they are; 1 for one that hears speech and
+            its surroundings alone, at one level; 2 for the same as it is (`asa_engine.audio`).
     """
+
+    grader: ClassVar[str] = GRADER
 
     aspects: tuple[AspectConfig, ...]
     class_scores: tuple[float, ...]
@@ -85,6 +86,7 @@ class MultiAspectConfig:
     analyser: str = "spacy"
     backbones: Mapping[str, str] = field(default_factory=dict)
     dropout: float = 0.1
+    front: int = 0
 
     @property
     def content_input(self) -> int:
@@ -120,20 +122,9 @@ class MultiAspectConfig:
         """Names of the classes, lowest first."""
         return self.aspects[0].level_names
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that `from_dict` reads."""
-        fields = dataclasses.asdict(self)
-        return {"grader": GRADER, "format_revision": FORMAT_REVISION, **fields}
-
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Build and validate a configuration.
-
-        Raises:
-            CheckpointError: It is not a multi-aspect grader's, is of a newer format, or a field is
-                missing, unknown, of the wrong kind or out of range; the message names the field.
-        """
-        fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
+    def parse(cls, fields: dict[str, Any]) -> None:
+        """Replace what JSON holds by what the fields are."""
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         fields["class_scores"] = ascending(fields.get("class_scores"), "class_scores", least=2)
         for name, least, most in (
@@ -151,24 +142,15 @@ class MultiAspectConfig:
             if name in fields:
                 fields[name] = integer(fields[name], name, most, least)
         if "speech_encoder" in fields:
-            fields["speech_encoder"] = _encoder(fields["speech_encoder"])
+            fields["speech_encoder"] = parse_shape(
+                WhisperEncoderConfig, fields["speech_encoder"], "speech_encoder", WHISPER_LIMITS
+            )
         for name in ("window_s", "dropout"):
             if name in fields:
                 fields[name] = number(fields[name], name)
-        config = cls(**fields)
-        config._check()
-        return config
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read `config.json` of a checkpoint or bundle.
-
-        Raises:
-            CheckpointError: It is missing, not JSON, or not valid.
-        """
-        return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `CheckpointError` where fields do not go together."""
         for aspect in self.aspects:
             if aspect.level_names != self.classes or len(self.classes) != len(self.class_scores):
                 raise bad("aspects", aspect.name, "aspects with a level name for each class")
@@ -194,16 +176,5 @@ class MultiAspectConfig:
         if not isinstance(stages, Mapping) or not set(stages) <= set(STAGES):
             raise bad("backbones", stages, f"an object with {' and '.join(STAGES)}")
         for stage, name in stages.items():
-            if not isinstance(name, str) or not 1 <= len(name) <= 100:
+            if not isinstance(name, str) or not 1 <= len(name) <= MAX_SOURCE:
                 raise bad(f"backbones.{stage}", name, "the name of a backbone")
-
-
-def _encoder(value: object) -> WhisperEncoderConfig:
-    if not isinstance(value, Mapping):
-        raise bad("speech_encoder", value, "an object")
-    check_names(WhisperEncoderConfig, value, "speech_encoder")
-    sizes = {
-        name: integer(size, f"speech_encoder.{name}", _ENCODER_LIMITS[name])
-        for name, size in value.items()
-    }
-    return WhisperEncoderConfig(**sizes)

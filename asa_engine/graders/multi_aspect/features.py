@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,9 @@ from asa_engine.features import delivery, linguistic
 from asa_engine.features.delivery import TimedWord, Track
 from asa_engine.features.linguistic import Analyser
 from asa_engine.features.log_mel import WindowedLogMel
+from asa_engine.features.word_pieces import clean
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
+from asa_engine.graders.windows import WindowedRun
 from asa_engine.profiling import StageClock
 
 __all__ = [
@@ -23,10 +25,10 @@ __all__ = [
     "WordFeatures",
     "describe_words",
     "pool_frames",
+    "prompt_of",
     "speech_frames",
 ]
 
-N_MELS = 80
 MIN_WINDOW_SAMPLES = 1600
 SAMPLES_PER_FRAME = 320
 MAX_FRAMES = 3000
@@ -37,7 +39,13 @@ Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 samples, float32 [n], to frames, 50 a second."""
 
 
-class SpeechFrames:
+def prompt_of(texts: Mapping[str, str]) -> str:
+    """Return what stands for the prompt, in training as at run time: `prompt`, then `text`."""
+    cleaned = (clean(texts.get(name) or "") for name in ("prompt", "text"))
+    return " ".join(filter(None, cleaned))
+
+
+class SpeechFrames(WindowedRun):
     """Encodes the windows of one recording as they close, and averages neighbouring frames.
 
     Args:
@@ -60,10 +68,7 @@ class SpeechFrames:
 
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take float32 mono samples at 16 kHz; encode every window they close."""
-        with self._clock.scope("features"):
-            closed = self._mel.push(samples)
-        for mel in closed:
-            self._add(mel)
+        self._hear(samples)
 
     def finish(self) -> NDArray[np.float32] | None:
         """Return the frames of the whole recording, float32 [T, D], T at most `MAX_FRAMES`.
@@ -71,16 +76,13 @@ class SpeechFrames:
         `None` where it is too short to be framed. More frames are averaged, as many neighbours as
         it takes.
         """
-        with self._clock.scope("features"):
-            rest = self._mel.finish()
-        if rest is not None:
-            self._add(rest)
+        self._hear_rest()
         if not self._frames:
             return None
         frames = np.concatenate(self._frames)
         return pool_frames(frames, -(-len(frames) // MAX_FRAMES))
 
-    def _add(self, mel: NDArray[np.float32]) -> None:
+    def _take(self, mel: NDArray[np.float32]) -> None:
         with self._clock.scope("encoder", frames=mel.shape[1]):
             self._frames.append(pool_frames(self._encode(mel), self._pool))
 

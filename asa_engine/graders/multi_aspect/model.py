@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from asa_engine.errors import CheckpointError
 from asa_engine.features import delivery, linguistic
-from asa_engine.files import atomic_folder
+from asa_engine.graders.checkpoint import WEIGHTS_NAME, Saved, read_weights
 from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 
 __all__ = ["Inputs", "MultiAspectGrader", "expected_scores"]
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "weights.safetensors"
 ROTARY_BASE = 10_000.0
 
 
@@ -125,7 +117,7 @@ class AspectEncoder(nn.Module):
         return (weights[:, None, :] @ x).squeeze(1)
 
 
-class MultiAspectGrader(nn.Module):
+class MultiAspectGrader(Saved):
     """Content, delivery and language use, each encoded and pooled, then classified together.
 
     The paper grades one score; here every aspect has a prediction head of its own on the shared
@@ -134,6 +126,8 @@ class MultiAspectGrader(nn.Module):
     Args:
         config: Shapes, classes and scales.
     """
+
+    config: MultiAspectConfig
 
     def __init__(self, config: MultiAspectConfig) -> None:
         super().__init__()
@@ -181,34 +175,13 @@ class MultiAspectGrader(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(parameter.half().float())
 
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        overwrite: bool = False,
-        extra: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Write `config.json` and `weights.safetensors`; parameters as float16.
-
-        Args:
-            folder: Where to.
-            overwrite: Replace what is there.
-            extra: Further text files of the checkpoint, name -> text.
-
-        Raises:
-            UsageError: The folder is there already, or cannot be written; nothing is changed.
-        """
+    def stored(self) -> dict[str, Tensor]:
+        """Return the parameters as float16, buffers as float32."""
         trained = dict(self.named_parameters())
-        state = {
-            name: (value.half() if name in trained else value.float()).contiguous()
+        return {
+            name: value.half() if name in trained else value.float()
             for name, value in self.state_dict().items()
         }
-        with atomic_folder(Path(folder), overwrite=overwrite) as work:
-            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
-            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
-            (work / WEIGHTS_NAME).write_bytes(save(state, {"format": "pt"}))
-            for name, content in extra.items():
-                (work / name).write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -219,14 +192,7 @@ class MultiAspectGrader(nn.Module):
         """
         folder = Path(folder)
         grader = cls(MultiAspectConfig.load(folder))
-        path = folder / WEIGHTS_NAME
-        try:
-            grader.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path} cannot be used: {str(error).splitlines()[0]}",
-                mend="train or fetch the checkpoint again",
-            ) from None
+        grader.load_state_dict(read_weights(folder / WEIGHTS_NAME, grader.state_dict()))
         return grader.eval()
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asa_engine.assessment import Word
-from asa_engine.backbones import backbone_folder
+from asa_engine.backbones import model_folder
 from asa_engine.errors import CheckpointError
 from asa_engine.features.linguistic import open_analyser
 from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces, clean
@@ -33,9 +32,9 @@ def backbone_path(config: MultiAspectConfig, stage: str) -> Path:
     name = config.backbones.get(stage)
     if name is None:
         raise CheckpointError(
-            f"config.json names no backbone for {stage}", mend="train the grader again"
+            f"config.json names no backbone for {stage}", hint="train the grader again"
         )
-    return Path(name) if Path(name).is_dir() else backbone_folder(name)
+    return model_folder(name)
 
 
 class Backbones:
@@ -70,15 +69,8 @@ class Backbones:
             if getattr(config, field) != width:
                 raise CheckpointError(
                     f"{field} is {getattr(config, field)}; the backbone's is {width}",
-                    mend="name the backbone that the grader was trained on",
+                    hint="name the backbone that the grader was trained on",
                 )
-
-    def transcribe(self, manifest: Path, cache: Path) -> Mapping[str, tuple[Word, ...]]:
-        """Return the words of every recording of a manifest, from a cache where they are there."""
-        from asa_engine.recogniser.corpus import transcribe
-
-        heard = transcribe(manifest, cache, name=self._config.backbones["recogniser"])
-        return {key: transcript.words for key, transcript in heard.items()}
 
     @torch.inference_mode()
     def encode(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -115,16 +107,16 @@ class TorchStages(Backbones):
 
     @torch.inference_mode()
     def judge(
-        self, frames: NDArray[np.float32], prompt: NDArray[np.float32], found: WordFeatures
+        self, frames: NDArray[np.float32], prompt: NDArray[np.float32], features: WordFeatures
     ) -> NDArray[np.float32]:
         """Return the probabilities of every aspect's classes, [A, C]."""
         inputs = Inputs(
             frames=torch.from_numpy(frames)[None],
             frame_counts=torch.tensor([len(frames)]),
             prompt=torch.from_numpy(prompt)[None],
-            delivery=torch.from_numpy(found.delivery)[None],
-            language=torch.from_numpy(found.language)[None],
-            word_counts=torch.tensor([len(found.words)]),
+            delivery=torch.from_numpy(features.delivery)[None],
+            language=torch.from_numpy(features.language)[None],
+            word_counts=torch.tensor([len(features.words)]),
         )
         shares: NDArray[np.float32] = self._grader(inputs)[0].softmax(-1).numpy()
         return shares

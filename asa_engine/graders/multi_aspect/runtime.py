@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade, Word
-from asa_engine.backends import backend_class
-from asa_engine.backends.onnxruntime import session
 from asa_engine.bundle import Bundle
-from asa_engine.errors import BackendError, CheckpointError
+from asa_engine.errors import CheckpointError
 from asa_engine.features.delivery import DeliveryTracker
 from asa_engine.features.linguistic import Analyser, open_analyser
 from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces, clean
-from asa_engine.graders import GraderEntry
-from asa_engine.graders.multi_aspect.config import SAMPLE_RATE_HZ, MultiAspectConfig
+from asa_engine.graders.entry import GraderEntry, openers
+from asa_engine.graders.fields import SAMPLE_RATE_HZ
+from asa_engine.graders.multi_aspect.config import MultiAspectConfig
 from asa_engine.graders.multi_aspect.features import (
     Encode,
     WordFeatures,
     describe_words,
+    prompt_of,
     speech_frames,
 )
 from asa_engine.kernels.encoder import Encoder
@@ -36,15 +36,13 @@ from asa_engine.nn.ct2 import read_ct2_encoder
 from asa_engine.profiling import StageClock
 from asa_engine.recogniser import FATAL, Recogniser
 from asa_engine.request import Request
-
-if TYPE_CHECKING:
-    from asa_engine.selection import Choice
+from asa_engine.runtimes import runtime
+from asa_engine.runtimes.onnxruntime import session
 
 __all__ = ["ENTRY", "Judge", "MultiAspectRun", "MultiAspectStages"]
 
 MAX_WORDS = 1000
 """Attention's memory grows with the square of this; more words are left out and flagged."""
-REFERENCE = "torch"
 _Vector = NDArray[np.float32]
 
 
@@ -54,13 +52,13 @@ class Judge(Protocol):
     def prompt(self, text: str) -> tuple[_Vector, bool]:
         """Return a prompt's vector [prompt_width], and whether pieces of it were left out."""
 
-    def judge(self, frames: _Vector, prompt: _Vector, found: WordFeatures) -> _Vector:
+    def judge(self, frames: _Vector, prompt: _Vector, features: WordFeatures) -> _Vector:
         """Return the probabilities of every aspect's classes, [A, C].
 
         Args:
             frames: Speech frames, float32 [T, frame_width].
             prompt: float32 [prompt_width]; zeros where there is none.
-            found: Features of at least one word.
+            features: Features of at least one word.
         """
 
 
@@ -102,13 +100,13 @@ class OnnxJudge:
         vector: _Vector = self._text.run(["pooled"], {"ids": ids})[0][0]
         return vector, pieces.is_cut
 
-    def judge(self, frames: _Vector, prompt: _Vector, found: WordFeatures) -> _Vector:
+    def judge(self, frames: _Vector, prompt: _Vector, features: WordFeatures) -> _Vector:
         """Run the three encoders and the head."""
         inputs = {
             "frames": frames[None],
             "prompt": prompt[None],
-            "delivery": found.delivery[None],
-            "language": found.language[None],
+            "delivery": features.delivery[None],
+            "language": features.language[None],
         }
         shares: _Vector = self._aspects.run(["probabilities"], inputs)[0][0]
         return shares
@@ -120,6 +118,17 @@ def onnx_encode(path: Path, threads: int) -> Encode:
 
     def encode(mel: _Vector) -> _Vector:
         frames: _Vector = encoder.run(["frames"], {"mel": mel[None]})[0][0]
+        return frames
+
+    return encode
+
+
+def wave_encode(path: Path, threads: int) -> Encode:
+    """Return a wav2vec2 in ONNX Runtime: samples, float32 [n], to frames [T, D]."""
+    encoder = session(path, threads)
+
+    def encode(samples: _Vector) -> _Vector:
+        frames: _Vector = encoder.run(["frames"], {"samples": samples})[0]
         return frames
 
     return encode
@@ -137,7 +146,7 @@ def native_encode(path: Path, config: MultiAspectConfig, precision: str, threads
         tensor = tensors.get(name)
         if tensor is None or tensor.shape != shape:
             raise CheckpointError(
-                f"{path}: the encoder's {name} is not {list(shape)}", mend="export the bundle again"
+                f"{path}: the encoder's {name} is not {list(shape)}", hint="export the bundle again"
             )
         return np.ascontiguousarray(tensor)
 
@@ -171,12 +180,12 @@ class MultiAspectRun:
         self._samples = 0
         self._reasons: list[str] = []
         self._prompt = np.zeros(config.prompt_width, dtype=np.float32)
-        texts = [clean(text) for text in (request.prompt, request.text) if text]
-        if not any(texts):
+        text = prompt_of({"prompt": request.prompt or "", "text": request.text or ""})
+        if not text:
             self._reasons.append("no_prompt")
             return
         with clock.scope("backbone"):
-            self._prompt, is_cut = stages.judge.prompt(" ".join(filter(None, texts)))
+            self._prompt, is_cut = stages.judge.prompt(text)
         if is_cut:
             self._reasons.append("prompt_cut")
 
@@ -208,22 +217,22 @@ class MultiAspectRun:
             reasons.append("many_words")
         with self._clock.scope("features"):
             track = self._track.finish()
-            found = describe_words(words, track, duration_s, self._stages.analyser)
-        reasons += found.reasons
-        scorable = bool(found.words) and not set(FATAL).intersection(heard.reasons)
-        if not found.words:
+            features = describe_words(words, track, duration_s, self._stages.analyser)
+        reasons += features.reasons
+        scorable = bool(features.words) and not set(FATAL).intersection(heard.reasons)
+        if not features.words:
             reasons.append("no_words")
         shares = None
         if scorable:
             with self._clock.scope("head"):
-                shares = self._stages.judge.judge(frames, self._prompt, found)
-        return self._grade(shares, heard.text, found, reasons, duration_s)
+                shares = self._stages.judge.judge(frames, self._prompt, features)
+        return self._grade(shares, heard.text, features, reasons, duration_s)
 
     def _grade(
         self,
         shares: _Vector | None,
         text: str,
-        found: WordFeatures,
+        features: WordFeatures,
         reasons: list[str],
         duration_s: float,
     ) -> Grade:
@@ -238,60 +247,57 @@ class MultiAspectRun:
                 )
         return Grade(
             scores,
-            words=tuple(Word(w.text, w.start_s, w.end_s, w.probability) for w in found.words),
+            words=tuple(Word(w.text, w.start_s, w.end_s, w.probability) for w in features.words),
             transcript=clean(text),
-            features=found.named,
+            features=features.named,
             reasons=tuple(dict.fromkeys(reasons)),
             scorable=shares is not None,
         )
 
 
-def _open(bundle: Bundle, choice: Choice, threads: int) -> MultiAspectStages:
-    config = MultiAspectConfig.from_dict(bundle.config)
-    libraries = dict(backend_class(choice.backend).availability().versions)
-    if choice.backend == REFERENCE:
-        from asa_engine.graders.multi_aspect.reference import TorchStages, backbone_path
+def _open_torch(bundle: Bundle, precision: str, threads: int) -> MultiAspectStages:
+    from asa_engine.graders.multi_aspect.reference import TorchStages, backbone_path
 
-        reference = TorchStages(bundle.path)
-        folder = backbone_path(config, "recogniser")
-        recogniser = Recogniser.open(folder, precision="int8", threads=threads)
-        return MultiAspectStages(
-            recogniser, reference.encode, reference, reference.analyser, libraries
-        )
-    if choice.backend not in ("onnxruntime", "native"):
-        raise BackendError(
-            f"the {choice.backend} backend does not run the multi-aspect grader",
-            mend="choose onnxruntime, native or torch",
-        )
+    config = MultiAspectConfig.from_dict(bundle.config)
+    reference = TorchStages(bundle.path)
+    folder = backbone_path(config, "recogniser")
+    recogniser = Recogniser.open(folder, precision="int8", threads=threads)
+    libraries = dict(runtime("torch").availability().versions)
+    return MultiAspectStages(recogniser, reference.encode, reference, reference.analyser, libraries)
+
+
+def _open(backend: str, bundle: Bundle, precision: str, threads: int) -> MultiAspectStages:
+    config = MultiAspectConfig.from_dict(bundle.config)
+    libraries = dict(runtime(backend).availability().versions)
 
     def file(stage: str) -> Path:
-        return bundle.file(stage, choice.backend, choice.precision)
+        return bundle.file(stage, backend, precision)
 
-    libraries |= backend_class("onnxruntime").availability().versions
+    libraries |= runtime("onnxruntime").availability().versions
     # The words decide the score in steps: every variant hears them with one and the same
     # recogniser, the one that the grader was trained on.
     recogniser = Recogniser.open(file("recogniser").parent, precision="int8", threads=threads)
-    encode = (
-        native_encode(file("encoder"), config, choice.precision, threads)
-        if choice.backend == "native"
-        else onnx_encode(file("encoder"), threads)
-    )
+    if config.hears_waves:
+        encode = wave_encode(file("encoder"), threads)
+    elif backend == "native":
+        encode = native_encode(file("encoder"), config, precision, threads)
+    else:
+        encode = onnx_encode(file("encoder"), threads)
     judge = OnnxJudge(file("text_encoder"), file("aspects"), config, threads)
     return MultiAspectStages(recogniser, encode, judge, open_analyser(config.analyser), libraries)
 
 
-def _start(config: Any, stages: Any, clock: StageClock, request: Request) -> MultiAspectRun:
-    return MultiAspectRun(config, stages, clock, request)
-
-
-ENTRY = GraderEntry(
+ENTRY: GraderEntry[MultiAspectConfig, MultiAspectStages] = GraderEntry(
     name="multi_aspect",
     summary="accuracy, fluency, prosody and total from content, delivery and language use (S2)",
     exact_when="words and frames of closed windows are final; delivery, language use and scores "
     "come at the end of the speech",
     config=MultiAspectConfig.from_dict,
-    open=_open,
-    run=_start,
+    backends=openers(_open, "onnxruntime", "native", torch=_open_torch),
+    run=MultiAspectRun,
     uses=("text", "prompt"),
     extra="recogniser,linguistic",
+    trainer="asa_engine.training.multi_aspect.trainer:train",
+    recipe="asa_engine.training.multi_aspect.recipe:MultiAspectRecipe",
+    exporter="asa_export.multi_aspect:EXPORTER",
 )

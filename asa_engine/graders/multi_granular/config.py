@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from asa_engine.errors import CheckpointError
-from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
-from asa_engine.graders.fields import ascending, bad, grader_fields, integer, number
-from asa_engine.graders.multi_granular.lexicon import PHONES
-from asa_engine.graders.speech_llm.shapes import (
+from asa_engine.graders.fields import GraderConfig, Windowed, ascending, bad, integer, number
+from asa_engine.graders.lm.shapes import (
     SAMPLE_RATE_HZ,
     SAMPLES_PER_FRAME,
     LoraConfig,
-    Windowed,
     check_shapes,
     parse_backbones,
     parse_lora,
     parse_sizes,
 )
-from asa_engine.graders.speech_llm.verdict import LABELS
+from asa_engine.graders.multi_granular.verdict import LABELS
 from asa_engine.nn.config import LanguageModelConfig, WhisperEncoderConfig
+from asa_engine.text import PHONES
 
 __all__ = ["ASPECTS", "GRAINS", "MultiGranularConfig"]
 
@@ -34,11 +30,12 @@ ASPECTS = ("accuracy", "fluency", "prosodic")
 """The sentence's scores, in the order of the verdict's lines."""
 GRAINS = (*ASPECTS, "word", "phone")
 STAGES = ("encoder", "language_model", "lexicon")
+"""Older checkpoints name a dictionary too; now the engine carries it."""
 _MAX_TEXT = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class MultiGranularConfig(Windowed):
+class MultiGranularConfig(Windowed, GraderConfig):
     """The multi-granular grader (system S5).
 
     Attributes:
@@ -71,7 +68,11 @@ class MultiGranularConfig(Windowed):
         max_words: Most words of a text.
         max_phones: Most phones.
         max_rationale: Most tokens of a rationale; 0 writes none.
+        front: 0 for a grader that hears recordings as they are; 1 for one that hears speech and
+            its surroundings alone, at one level; 2 for the same as it is (`asa_engine.audio`).
     """
+
+    grader: ClassVar[str] = GRADER
 
     aspects: tuple[AspectConfig, ...]
     label_scores: Mapping[str, tuple[float, ...]]
@@ -99,6 +100,7 @@ class MultiGranularConfig(Windowed):
     max_words: int = 48
     max_phones: int = 256
     max_rationale: int = 64
+    front: int = 0
 
     @property
     def max_samples(self) -> int:
@@ -116,23 +118,9 @@ class MultiGranularConfig(Windowed):
         """Silence and the phones."""
         return 1 + len(PHONES)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that `from_dict` reads."""
-        return {
-            "grader": GRADER,
-            "format_revision": FORMAT_REVISION,
-            **dataclasses.asdict(self),
-        }
-
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Build and validate a configuration.
-
-        Raises:
-            CheckpointError: It is another grader's, of a newer format, or a field is missing,
-                unknown, of the wrong kind or out of range; the message names the field.
-        """
-        fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
+    def parse(cls, fields: dict[str, Any]) -> None:
+        """Replace what JSON holds by what the fields are."""
         for item in dataclasses.fields(cls):
             needed = (
                 item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
@@ -166,20 +154,9 @@ class MultiGranularConfig(Windowed):
         for name, most, least in _LIMITS:
             if name in fields:
                 fields[name] = integer(fields[name], name, most, least)
-        config = cls(**fields)
-        config._check()
-        return config
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read `config.json` of a checkpoint or bundle.
-
-        Raises:
-            CheckpointError: It is missing, not JSON, or not valid.
-        """
-        return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `CheckpointError` where fields do not go together."""
         if not 0.1 <= self.window_s <= 30:
             raise bad("window_s", self.window_s, "0.1 to 30 s")
         if not 0.02 <= self.min_window_s <= self.window_s:
@@ -208,8 +185,10 @@ _LIMITS = (
 def _label_scores(value: object) -> dict[str, tuple[float, ...]]:
     if not isinstance(value, Mapping) or set(value) != set(GRAINS):
         raise bad("label_scores", value, f"an object with {', '.join(GRAINS)}")
-    found = {name: ascending(value[name], f"label_scores.{name}", len(LABELS)) for name in GRAINS}
-    for name, scores in found.items():
+    by_grain = {
+        name: ascending(value[name], f"label_scores.{name}", len(LABELS)) for name in GRAINS
+    }
+    for name, scores in by_grain.items():
         if len(scores) != len(LABELS):
             raise bad(f"label_scores.{name}", scores, f"{len(LABELS)} scores")
-    return found
+    return by_grain

@@ -54,12 +54,12 @@ def marginals(
     """
     choices = [segment for segment in script if isinstance(segment, Choice)]
     between = [segment.ids for segment in script if isinstance(segment, Forced)]
-    found = [np.zeros(len(choice.options)) for choice in choices]
+    summed = [np.zeros(len(choice.options)) for choice in choices]
 
     def visit(at: int, hidden: Array, weight: float) -> None:
         options = choices[at].options
         shares = shares_of(vocabulary.some(hidden, tuple(option[0] for option in options)))
-        found[at] += weight * shares
+        summed[at] += weight * shares
         if at + 1 == len(choices):
             return
         start = reading.length
@@ -70,12 +70,12 @@ def marginals(
                 reading.rewind(start)
 
     visit(0, hidden, 1.0)
-    return [shares / shares.sum() for shares in found]
+    return [shares / shares.sum() for shares in summed]
 
 
 def shares_of(logits: Sequence[float] | Array) -> Shares:
     """Return the probabilities [n] that logits [n] stand for."""
     values = np.asarray(logits, np.float64)
     powers = np.exp(values - values.max())
-    found: Shares = powers / powers.sum()
-    return found
+    shares: Shares = powers / powers.sum()
+    return shares

@@ -10,18 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asa_engine.backbones import backbone_folder
+from asa_engine.bundle import WEIGHTS_NAME
 from asa_engine.errors import CheckpointError
-from asa_engine.graders.multi_granular.config import MultiGranularConfig
-from asa_engine.graders.multi_granular.parts import MEASURES
-from asa_engine.graders.speech_llm.checkpoint import (
-    WEIGHTS_NAME,
+from asa_engine.graders.lm.checkpoint import (
     Checkpointed,
     add_adapters,
     backbone_source,
     check_backbones,
     read_tuned,
 )
+from asa_engine.graders.multi_granular.config import MultiGranularConfig
+from asa_engine.graders.multi_granular.parts import MEASURES
 from asa_engine.language_model.tokens import TextTokens
 from asa_engine.nn.language_model import (
     LanguageModel,
@@ -39,12 +38,10 @@ __all__ = [
     "MultiGranular",
     "PhoneLayer",
     "Slots",
-    "lexicon_paths",
 ]
 
 LEXICON_NAME = "lexicon.txt"
 """Words of the training speakers' texts, as the corpus transcribes them."""
-DICTIONARY_NAME = "cmudict.dict"
 
 
 class PhoneLayer(nn.Module):
@@ -180,7 +177,7 @@ class MultiGranular(Checkpointed):
         self.tokens = tokens
         self.encoder = encoder.requires_grad_(False)
         self.language_model = language_model.requires_grad_(False)
-        rms = float(language_model.decoder.embed_tokens.weight.float().square().mean().sqrt())
+        rms = language_model.embedding_rms()
         self.phones = PhoneLayer(config)
         self.projector = AudioProjector(config, rms)
         self.slots = Slots(config, rms)
@@ -279,21 +276,9 @@ class MultiGranular(Checkpointed):
             load_language_model(source),
             TextTokens(tokenizer.backend_tokenizer.to_str()),
         )
-        found = read_tuned(Path(folder) / WEIGHTS_NAME, grader.tuned())
-        grader.load_state_dict(found, strict=False)
+        tensors = read_tuned(Path(folder) / WEIGHTS_NAME, grader.tuned())
+        grader.load_state_dict(tensors, strict=False)
         return grader.eval()
-
-
-def lexicon_paths(folder: Path, config: MultiGranularConfig) -> list[Path]:
-    """Return a checkpoint's dictionaries, the one that decides first.
-
-    Raises:
-        CheckpointError: The dictionary was not fetched.
-    """
-    paths = [folder / LEXICON_NAME]
-    if name := config.backbones.get("lexicon"):
-        paths.append(backbone_folder(name) / DICTIONARY_NAME)
-    return paths
 
 
 def _source(config: MultiGranularConfig, stage: str) -> str | Path:
@@ -304,11 +289,11 @@ def _source(config: MultiGranularConfig, stage: str) -> str | Path:
 
 def _check_prompt(config: MultiGranularConfig, tokenizer: Any) -> None:
     for name in ("prefix", "middle", "suffix"):
-        found = tuple(tokenizer(getattr(config, name), add_special_tokens=False).input_ids)
-        if found != getattr(config, f"{name}_ids"):
+        ids = tuple(tokenizer(getattr(config, name), add_special_tokens=False).input_ids)
+        if ids != getattr(config, f"{name}_ids"):
             raise CheckpointError(
                 f"the tokens of {name} are not those of this language model's tokenizer",
-                mend="use the language model that the checkpoint was trained with",
+                hint="use the language model that the checkpoint was trained with",
             )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.graders.multi_granular.alignment import SILENCE
+from asa_engine.features.phone_alignment import SILENCE
 
 __all__ = [
     "MEASURES",
@@ -56,8 +56,8 @@ def sound_features(
         the logarithm of its length in frames.
     """
     depth, classes = frames.shape[1], log_probabilities.shape[1]
-    found = np.empty((len(phones), depth + classes + MEASURES), np.float32)
-    for row, (first, last), phone in zip(found, spans.tolist(), phones, strict=True):
+    features = np.empty((len(phones), depth + classes + MEASURES), np.float32)
+    for row, (first, last), phone in zip(features, spans.tolist(), phones, strict=True):
         said = log_probabilities[first:last]
         means = said.mean(0)
         rivals = means.copy()
@@ -71,7 +71,7 @@ def sound_features(
             (said[:, phone] - said.max(1)).mean(),
             np.log(last - first),
         )
-    return found
+    return features
 
 
 def slot_tokens(
@@ -122,24 +122,24 @@ def audio_tokens(weights: Weights, frames: Array, stack: int) -> Array:
 
 
 def _linear(weights: Weights, name: str, x: Array) -> Array:
-    found: Array = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-    return found
+    y: Array = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    return y
 
 
 def _silu(x: Array) -> Array:
     # Held, so that the exponential stays finite: silu(-80) is 0 in float32 for all that matters.
-    found: Array = x / (1 + np.exp(-np.maximum(x, np.float32(-80))))
-    return found
+    y: Array = x / (1 + np.exp(-np.maximum(x, np.float32(-80))))
+    return y
 
 
 def _layer_norm(weights: Weights, name: str, x: Array) -> Array:
     centred = x - x.mean(1, keepdims=True)
     scale = np.sqrt(np.square(centred).mean(1, keepdims=True) + np.float32(_NORM_EPSILON))
-    found: Array = centred / scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-    return found
+    y: Array = centred / scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return y
 
 
 def _rms_norm(weights: Weights, name: str, x: Array) -> Array:
     scale = np.sqrt(np.square(x).mean(1, keepdims=True) + np.float32(_NORM_EPSILON))
-    found: Array = x / scale * weights[f"{name}.weight"]
-    return found
+    y: Array = x / scale * weights[f"{name}.weight"]
+    return y

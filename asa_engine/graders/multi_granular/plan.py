@@ -12,15 +12,31 @@ from dataclasses import dataclass
 
 from asa_engine.errors import UsageError
 from asa_engine.graders.multi_granular.config import GRAINS, MultiGranularConfig
-from asa_engine.graders.multi_granular.lexicon import PHONES, Lexicon, Spoken, words_of
-from asa_engine.graders.speech_llm.script import verdict_script
-from asa_engine.graders.speech_llm.verdict import Verdict
+from asa_engine.graders.multi_granular.script import verdict_script
+from asa_engine.graders.multi_granular.verdict import Verdict
 from asa_engine.language_model.grammar import Choice, Forced, Free, Segment
 from asa_engine.language_model.tokens import TextTokens
+from asa_engine.text import PHONES, Lexicon, speak
+from asa_engine.text.phones import bare
 
-__all__ = ["Decision", "Plan", "Written", "plan_of", "spoken_words", "write"]
+__all__ = ["Decision", "Plan", "Spoken", "Written", "plan_of", "spoken_words", "write"]
 
 _CLASS = {phone: 1 + index for index, phone in enumerate(PHONES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A word and its sounds.
+
+    Attributes:
+        text: Small letters and apostrophes.
+        phones: ARPAbet without stress, at least one.
+        guessed: Whether they come from its letters.
+    """
+
+    text: str
+    phones: tuple[str, ...]
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +114,19 @@ def spoken_words(config: MultiGranularConfig, lexicon: Lexicon, text: str) -> tu
     """Return the words of a text and their sounds.
 
     Raises:
-        UsageError: The text holds no words, or more words or phones than the grader takes.
+        UsageError: The text holds no words, more words or phones than the grader takes, or what
+            cannot be read aloud.
     """
-    words = tuple(lexicon.spoken(word) for word in words_of(text))
+    words = tuple(
+        Spoken(word.spoken, tuple(map(bare, word.pronunciations[0])), word.source == "letters")
+        for word in speak(text, lexicon).words
+    )
     phones = sum(len(word.phones) for word in words)
     if len(words) > config.max_words or phones > config.max_phones:
         raise UsageError(
             f"the text has {len(words)} words and {phones} phones; at most {config.max_words} and "
             f"{config.max_phones} are judged at once",
-            mend="judge it sentence by sentence",
+            hint="judge it sentence by sentence",
         )
     return words
 

@@ -17,14 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade, Phone, Score, Word
-from asa_engine.backends import backend_class
 from asa_engine.bundle import Bundle
-from asa_engine.errors import AudioError, BackendError, UsageError
-from asa_engine.features.log_mel import WindowedLogMel
-from asa_engine.graders import GraderEntry
-from asa_engine.graders.multi_granular.alignment import Alignment, align
+from asa_engine.errors import AudioError, UsageError
+from asa_engine.features.phone_alignment import Alignment, align
+from asa_engine.graders.entry import GraderEntry
 from asa_engine.graders.multi_granular.config import ASPECTS, MultiGranularConfig
-from asa_engine.graders.multi_granular.lexicon import Lexicon
 from asa_engine.graders.multi_granular.marginals import Shares, marginals, shares_of
 from asa_engine.graders.multi_granular.plan import plan_of, spoken_words
 from asa_engine.graders.multi_granular.stages import (
@@ -33,22 +30,24 @@ from asa_engine.graders.multi_granular.stages import (
     Stages,
     TorchStages,
 )
+from asa_engine.graders.multi_granular.verdict import LABELS
 from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from asa_engine.graders.speech_llm.verdict import LABELS
+from asa_engine.graders.windows import WindowedRun, log_mel_windows
 from asa_engine.language_model.decoding import decode
 from asa_engine.language_model.grammar import Choice, Forced, Segment, Walk
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
+from asa_engine.runtimes.torch import TorchRuntime
+from asa_engine.text import Lexicon
 
 if TYPE_CHECKING:
-    from asa_engine.selection import Choice as Variant
+    pass
 
 __all__ = ["ENTRY", "MISMATCH", "MultiGranularRun"]
 
 MISMATCH = "text_mismatch"
 GUESSED = "guessed_pronunciation"
 WORD_SCORE = "accuracy"
-_REFERENCE = "torch"
 _NO_TEXTS = Request()
 _OF_SENTENCE = 2 * len(ASPECTS)
 """Segments of the script, forced and chosen in turn, that the sentence's labels take."""
@@ -58,7 +57,7 @@ _WORD_MAX = 10.0
 Array = NDArray[np.float32]
 
 
-class MultiGranularRun:
+class MultiGranularRun(WindowedRun):
     """Judges one recording of a text as its samples arrive.
 
     Args:
@@ -87,7 +86,7 @@ class MultiGranularRun:
         if request.text is None:
             raise UsageError(
                 "this grader judges the reading of a text, and none was given",
-                mend="give the text that was read: --text",
+                hint="give the text that was read: --text",
             )
         words = spoken_words(config, stages.lexicon, request.text)
         self._plan = plan_of(config, stages.text, words)
@@ -97,12 +96,7 @@ class MultiGranularRun:
         self._config = config
         self._stages = stages
         self._clock = clock
-        self._mel = WindowedLogMel(
-            config.encoder.n_mels,
-            config.window_samples,
-            pad_to_window=False,
-            min_samples=config.min_window_samples,
-        )
+        self._mel = log_mel_windows(config)
         self._sentence_only = sentence_only
         self._samples = 0
         self._frames: list[Array] = []
@@ -120,23 +114,17 @@ class MultiGranularRun:
         if self._samples > self._config.max_samples:
             raise AudioError(
                 f"the recording is longer than {self._config.max_audio_s:g} s",
-                mend="judge it sentence by sentence",
+                hint="judge it sentence by sentence",
             )
-        with self._clock.scope("features"):
-            closed = self._mel.push(samples)
-        for mel in closed:
-            self._take(mel)
+        self._hear(samples)
 
     def provisional(self) -> Grade | None:
-        """Return nothing: a text is laid over the whole of a recording."""
+        """Return nothing: a text is aligned with the whole of a recording."""
         return None
 
     def finish(self) -> Grade | None:
         """Encode what is left, judge; `None` if no window could be framed."""
-        with self._clock.scope("features"):
-            mel = self._mel.finish()
-        if mel is not None:
-            self._take(mel)
+        self._hear_rest()
         if not self._frames:
             return None
         frames = np.concatenate(self._frames)
@@ -289,32 +277,17 @@ def _score(share: Shares, points: Sequence[float], most: float) -> Score:
     return Score(value, 0.0, most, probabilities=_named(share))
 
 
-def _open(bundle: Bundle, choice: Variant, threads: int) -> Stages:
+def _open(bundle: Bundle, precision: str, threads: int) -> Stages:
     config = MultiGranularConfig.from_dict(bundle.config)
-    if choice.backend == _REFERENCE:
-        return _open_reference(bundle, config, choice.precision, threads)
-    if choice.backend != "onnxruntime":
-        raise BackendError(
-            f"the {choice.backend} backend does not run the multi-granular grader",
-            mend="choose another backend",
-        )
-    files = {name: bundle.file(name, choice.backend, choice.precision) for name in STAGE_NAMES}
-    return MultiGranularStages(config, files, precision=choice.precision, threads=threads)
+    files = {name: bundle.file(name, "onnxruntime", precision) for name in STAGE_NAMES}
+    return MultiGranularStages(config, files, precision=precision, threads=threads)
 
 
-def _open_reference(
-    bundle: Bundle, config: MultiGranularConfig, precision: str, threads: int
-) -> Stages:
-    if not (found := backend_class(_REFERENCE).availability()).usable:
-        raise BackendError("the torch backend cannot run here", mend=found.reason)
-    if precision != "fp32":
-        raise BackendError(f"the multi-granular reference runs at fp32, not {precision}")
-    import torch
+def _open_torch(bundle: Bundle, precision: str, threads: int) -> Stages:
+    TorchRuntime.need(threads, precision)
+    from asa_engine.graders.multi_granular.model import LEXICON_NAME, MultiGranular
 
-    from asa_engine.graders.multi_granular.model import MultiGranular, lexicon_paths
-
-    torch.set_num_threads(threads)
-    lexicon = Lexicon.read(lexicon_paths(bundle.path, config))
+    lexicon = Lexicon.read([bundle.path / LEXICON_NAME])
     return TorchStages(MultiGranular.load(bundle.path), lexicon)
 
 
@@ -323,10 +296,13 @@ ENTRY = GraderEntry(
     summary="S5: labels of sentence, words and phones, and a rationale, by a language model",
     exact_when="audio is prefilled when a window closes; the verdict when the speech ends",
     config=MultiGranularConfig.from_dict,
-    open=_open,
+    backends={"onnxruntime": _open, "torch": _open_torch},
     run=MultiGranularRun,
     score=partial(MultiGranularRun, sentence_only=True),
     uses=("text",),
     requires=("text",),
     extra="recogniser",
+    trainer="asa_engine.training.multi_granular.trainer:train",
+    recipe="asa_engine.training.multi_granular.recipe:MultiGranularRecipe",
+    exporter="asa_export.multi_granular:EXPORTER",
 )

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.onnxruntime import session
-from asa_engine.backends.safetensors import Tensors
+from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.errors import CheckpointError, UsageError
+from asa_engine.features.phone_alignment import Alignment
 from asa_engine.graders.multi_granular import parts
-from asa_engine.graders.multi_granular.alignment import Alignment
 from asa_engine.graders.multi_granular.config import MultiGranularConfig
-from asa_engine.graders.multi_granular.lexicon import Lexicon
 from asa_engine.graders.multi_granular.plan import Plan
-from asa_engine.graders.speech_llm.script import label_choice
+from asa_engine.graders.multi_granular.script import label_choice
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.decoder import Decoder
 from asa_engine.language_model.tokens import TextTokens
+from asa_engine.runtimes.onnxruntime import OnnxRuntime, session
+from asa_engine.text import Lexicon
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +192,7 @@ class MultiGranularStages:
 
     def versions(self) -> dict[str, str]:
         """Return the versions of ONNX Runtime and tokenizers."""
-        return {name: metadata.version(name) for name in ("onnxruntime", "tokenizers")}
+        return OnnxRuntime.availability().versions | {"tokenizers": metadata.version("tokenizers")}
 
 
 def _encoder(
@@ -273,7 +273,7 @@ class TorchStages:
             raise UsageError(
                 f"a sequence of {capacity} tokens does not fit the language model's {positions} "
                 "positions",
-                mend="shorten the text or the audio",
+                hint="shorten the text or the audio",
             )
 
     def start(self, capacity: int) -> Reading:
@@ -371,7 +371,7 @@ def label_ids(text: TextTokens) -> tuple[int, ...]:
     try:
         choices = [label_choice(text.encode, space)[1] for space in ("", " ")]
     except ValueError as error:
-        raise CheckpointError(str(error), mend="choose another language model") from None
+        raise CheckpointError(str(error), hint="choose another language model") from None
     return tuple(sorted({option[0] for choice in choices for option in choice.options}))
 
 

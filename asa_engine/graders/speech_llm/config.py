@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from asa_engine.errors import CheckpointError
-from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
-from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
-from asa_engine.graders.speech_llm.shapes import (
+from asa_engine.graders.fields import (
+    GraderConfig,
+    Windowed,
+    ascending,
+    bad,
+    check_names,
+    integer,
+    number,
+)
+from asa_engine.graders.lm.shapes import (
     MODEL_LIMITS,
     SAMPLE_RATE_HZ,
     SAMPLES_PER_FRAME,
     LoraConfig,
-    Windowed,
+    PromptConfig,
+    check_length,
     check_shapes,
     parse_backbones,
     parse_lora,
@@ -50,29 +55,6 @@ _MAX_WIDTH = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class PromptConfig:
-    """What stands around the audio, and what may be answered.
-
-    Attributes:
-        prefix: Before the audio. It may hold control tokens; only a recipe writes it.
-        suffix: After the audio.
-        labels: The possible answers, lowest first; each is one token. Empty for a regression.
-        label_scores: Score s_k of each label.
-        prefix_ids: Tokens of `prefix`.
-        suffix_ids: Tokens of `suffix`, at least one: the answer is read at the last.
-        label_ids: Token of each label.
-    """
-
-    prefix: str
-    suffix: str
-    labels: tuple[str, ...] = ()
-    label_scores: tuple[float, ...] = ()
-    prefix_ids: tuple[int, ...] = ()
-    suffix_ids: tuple[int, ...] = ()
-    label_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class PriorConfig:
     """The acoustic prior: a kernel regressor on sums of the encoder's layers.
 
@@ -90,7 +72,7 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechLLMConfig(Windowed):
+class SpeechLLMConfig(Windowed, GraderConfig):
     """The speech LLM.
 
     Attributes:
@@ -111,7 +93,11 @@ class SpeechLLMConfig(Windowed):
         projector_width: Inner width of the projector; an audio language model brings its own.
         prior: What the encoder's sums say beside the language model.
         units: Entries of the codebook that audio tokens are rounded to; 0 leaves them as they are.
+        front: 0 for a grader that hears recordings as they are; 1 for one that hears speech and
+            its surroundings alone, at one level; 2 for the same as it is (`asa_engine.audio`).
     """
+
+    grader: ClassVar[str] = GRADER
 
     aspects: tuple[AspectConfig, ...]
     prompt: PromptConfig
@@ -128,6 +114,7 @@ class SpeechLLMConfig(Windowed):
     projector_width: int = 384
     prior: PriorConfig = field(default_factory=PriorConfig)
     units: int = 0
+    front: int = 0
 
     @property
     def chunk_windows(self) -> int:
@@ -165,20 +152,9 @@ class SpeechLLMConfig(Windowed):
         prompt = len(self.prompt.prefix_ids) + len(self.prompt.suffix_ids)
         return prompt + self.chunk_windows * self.window_tokens
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that `from_dict` reads."""
-        fields = dataclasses.asdict(self)
-        return {"grader": GRADER, "format_revision": FORMAT_REVISION, **fields}
-
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Build and validate a configuration.
-
-        Raises:
-            CheckpointError: It is not a speech LLM's, is of a newer format, or a field is
-                missing, unknown, of the wrong kind or out of range; the message names the field.
-        """
-        fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
+    def parse(cls, fields: dict[str, Any]) -> None:
+        """Replace what JSON holds by what the fields are."""
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         fields["prompt"] = _prompt(fields.get("prompt"))
         fields["encoder"] = _encoder(fields)
@@ -194,19 +170,11 @@ class SpeechLLMConfig(Windowed):
                 fields[name] = integer(fields[name], name, _MAX_WIDTH)
         if "units" in fields:
             fields["units"] = integer(fields["units"], "units", _MAX_UNITS, 0)
-        config = cls(**fields)
-        config._check_audio()
-        config._check_prompt()
-        return config
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read `config.json` of a checkpoint or bundle.
-
-        Raises:
-            CheckpointError: It is missing, not JSON, or not valid.
-        """
-        return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
+    def check(self) -> None:
+        """Raise `CheckpointError` where fields do not go together."""
+        self._check_audio()
+        self._check_prompt()
 
     def _check_audio(self) -> None:
         if isinstance(self.encoder, AudioEncoderConfig):
@@ -259,13 +227,7 @@ class SpeechLLMConfig(Windowed):
             raise bad("prompt.label_ids", prompt.label_ids, "one, with a score, for each label")
         if len(set(prompt.label_ids)) != count:
             raise bad("prompt.label_ids", prompt.label_ids, "tokens that differ")
-        if self.longest_sequence > self.language_model.positions:
-            raise bad(
-                "chunk_s",
-                self.chunk_s,
-                f"shorter: {self.longest_sequence} tokens do not fit the language model's "
-                f"{self.language_model.positions}",
-            )
+        check_length("chunk_s", self.chunk_s, self.longest_sequence, self.language_model)
 
 
 def _prompt(value: object) -> PromptConfig:

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from asa_engine.bundle import WEIGHTS_NAME
 from asa_engine.errors import AudioError, CheckpointError
-from asa_engine.graders.speech_llm.checkpoint import (
-    WEIGHTS_NAME,
+from asa_engine.graders.lm.checkpoint import (
     Checkpointed,
     add_adapters,
     check_backbones,
     open_backbones,
     read_tuned,
 )
+from asa_engine.graders.lm.windows import cut
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prior_model import Prior, sums_of
-from asa_engine.graders.speech_llm.windows import cut
 from asa_engine.nn.audio_language_model import AudioEncoder, AudioProjector
 from asa_engine.nn.language_model import LanguageModel, PrefixCache
 from asa_engine.nn.lora import LoraLinear, lora_parameters
@@ -147,13 +147,12 @@ class SpeechLLM(Checkpointed):
     def _projector(self, encoder: WhisperEncoder | AudioEncoder) -> Projector | AudioProjector:
         width = self.config.language_model.width
         if isinstance(encoder, WhisperEncoder):
-            embeddings = self.language_model.decoder.embed_tokens.weight
-            return Projector(self.config, float(embeddings.float().square().mean().sqrt()))
-        if (found := encoder.projector.linears[-1].out_features) != width:
+            return Projector(self.config, self.language_model.embedding_rms())
+        if (outputs := encoder.projector.linears[-1].out_features) != width:
             raise CheckpointError(
-                f"the {encoder.config.family} encoder makes audio tokens of width {found}, the "
+                f"the {encoder.config.family} encoder makes audio tokens of width {outputs}, the "
                 f"language model takes {width}",
-                mend="name the same model for both",
+                hint="name the same model for both",
             )
         return encoder.projector
 
@@ -193,10 +192,10 @@ class SpeechLLM(Checkpointed):
         """
         tokens = self.projector(layers, lengths)
         counts = self.projector.tokens_of(lengths).tolist()
-        found: list[list[Tensor]] = [[] for _ in range(int(owner[-1]) + 1)]
+        by_recording: list[list[Tensor]] = [[] for _ in range(int(owner[-1]) + 1)]
         for row, count, at in zip(tokens, counts, owner.tolist(), strict=True):
-            found[at].append(row[:count])
-        return [self.rounded(torch.cat(parts)) for parts in found]
+            by_recording[at].append(row[:count])
+        return [self.rounded(torch.cat(parts)) for parts in by_recording]
 
     def rounded(self, tokens: Tensor) -> Tensor:
         """Return audio tokens [n, W] as the nearest entries of the codebook, if there is one."""
@@ -258,7 +257,7 @@ class SpeechLLM(Checkpointed):
         if self.head is not None:
             scores: Tensor = self.head(last.float())
             return scores
-        rows = self.language_model.output.weight[self._ids(self.config.prompt.label_ids)]
+        rows = self.language_model.output_rows(self._ids(self.config.prompt.label_ids))
         return F.linear(last.float(), rows.float())
 
     def scores(self, answer: Tensor) -> Tensor:
@@ -357,6 +356,6 @@ class SpeechLLM(Checkpointed):
         config = SpeechLLMConfig.load(folder)
         backbones = open_backbones(config, encoder, language_model)
         grader = cls(config, backbones.encoder, backbones.language_model)
-        found = read_tuned(Path(folder) / WEIGHTS_NAME, grader.tuned())
-        grader.load_state_dict(found, strict=False)
+        tensors = read_tuned(Path(folder) / WEIGHTS_NAME, grader.tuned())
+        grader.load_state_dict(tensors, strict=False)
         return grader.eval()

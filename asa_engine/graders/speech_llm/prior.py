@@ -79,8 +79,8 @@ class KernelPrior:
         profile, duration = profile_of(sums)
         place = np.concatenate((self._projection @ profile + self._bias, duration * self._duration))
         near = np.exp(-np.square(self._centres - place).sum(axis=1))
-        found: Array = self._mean + self._weights @ near
-        return found
+        score: Array = self._mean + self._weights @ near
+        return score
 
 
 def pool_answer(config: SpeechLLMConfig, answer: Array, said: Array) -> Array:

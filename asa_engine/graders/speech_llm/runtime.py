@@ -8,30 +8,24 @@ model at once. What is left when the speech ends is the open window and the prom
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade
-from asa_engine.backends import backend_class
 from asa_engine.bundle import Bundle
-from asa_engine.errors import BackendError
-from asa_engine.graders import GraderEntry
+from asa_engine.graders.entry import GraderEntry, openers
+from asa_engine.graders.lm.windows import cut
 from asa_engine.graders.speech_llm.config import SAMPLE_RATE_HZ, SpeechLLMConfig
-from asa_engine.graders.speech_llm.stages import SpeechLLMStages, Stages, TorchStages
+from asa_engine.graders.speech_llm.stages import SpeechLLMStages, Stages, TorchStages, Window
 from asa_engine.graders.speech_llm.unit_stages import UnitStages
-from asa_engine.graders.speech_llm.windows import cut
 from asa_engine.profiling import StageClock
 from asa_engine.request import Request
-
-if TYPE_CHECKING:
-    from asa_engine.selection import Choice
+from asa_engine.runtimes.torch import TorchRuntime
 
 __all__ = ["ENTRY", "STAGE_NAMES", "SpeechLLMRun", "judge"]
 
 STAGE_NAMES = ("encoder", "projector", "language_model", "head")
-_REFERENCE = "torch"
 _NO_TEXTS = Request()
 
 
@@ -59,6 +53,7 @@ class SpeechLLMRun:
         self._samples = 0
         self._windows = 0
         self._answers: list[NDArray[np.float64]] = []
+        self._answer: NDArray[np.float64] | None = None  # of the open chunk, once it is full
         self._open = stages.start()
         self._open_windows = 0
         self._open_tokens = 0
@@ -70,7 +65,13 @@ class SpeechLLMRun:
         with self._clock.scope("features"):
             closed = self._mel.push(samples)
         for mel in closed:
-            self._take(mel)
+            window = self._encode(mel)
+            if self._open_windows == self._config.chunk_windows:
+                # Nothing more comes into this chunk: its answer need not wait for the end.
+                self._answer = self._ask(window)
+                continue
+            with self._clock.scope("backbone"):
+                self._open.extend(window)
 
     def provisional(self) -> Grade | None:
         """Return the scores of the closed windows, or `None` before the first one closes."""
@@ -83,35 +84,35 @@ class SpeechLLMRun:
         """Encode what is left and return the final scores; `None` if no window could be framed."""
         with self._clock.scope("features"):
             mel = self._mel.finish()
-        if mel is not None:
-            self._take(mel)
+        last = None if mel is None else self._encode(mel)
         if not self._windows:
             return None
-        return self._grade(self._samples / SAMPLE_RATE_HZ)
+        return self._grade(self._samples / SAMPLE_RATE_HZ, last)
 
-    def _take(self, mel: NDArray[np.float32]) -> None:
+    def _encode(self, mel: NDArray[np.float32]) -> Window:
         # A chunk is closed by the first window after it: one that ends with the speech is the
         # last chunk, whatever its length.
         if self._open_windows == self._config.chunk_windows:
-            self._answers.append(self._ask())
+            assert self._answer is not None  # it was asked for when the chunk was full
+            self._answers.append(self._answer)
+            self._answer = None
             self._open = self._stages.start()
             self._open_windows = self._open_tokens = 0
         with self._clock.scope("encoder", frames=mel.shape[1]):
             window = self._stages.window(mel)
-        with self._clock.scope("backbone"):
-            self._open.extend(window)
         self._open_tokens += len(window.tokens)
         self._open_windows += 1
         self._windows += 1
+        return window
 
-    def _ask(self) -> NDArray[np.float64]:
+    def _ask(self, last: Window | None = None) -> NDArray[np.float64]:
         with self._clock.scope("backbone"):
-            return self._open.answer()
+            return self._open.answer(last)
 
-    def _grade(self, duration_s: float) -> Grade:
+    def _grade(self, duration_s: float, last: Window | None = None) -> Grade:
         answers = list(self._answers)
         if not answers or self._open_tokens >= self._config.min_chunk_tokens:
-            answers.append(self._ask())
+            answers.append(self._ask(last) if self._answer is None else self._answer)
         with self._clock.scope("head"):
             return judge(self._config, answers, duration_s)
 
@@ -150,42 +151,32 @@ def judge(
     return Grade({aspect.name: score})
 
 
-def _open(bundle: Bundle, choice: Choice, threads: int) -> Stages:
+def _open(backend: str, bundle: Bundle, precision: str, threads: int) -> Stages:
     config = SpeechLLMConfig.from_dict(bundle.config)
-    if choice.backend == _REFERENCE:
-        return _open_reference(bundle, choice.precision, threads)
-    if choice.backend not in ("onnxruntime", "onnxruntime-cuda", "ctranslate2"):
-        raise BackendError(
-            f"the {choice.backend} backend does not run the speech LLM",
-            mend="choose another backend",
-        )
-    files = {name: bundle.file(name, choice.backend, choice.precision) for name in STAGE_NAMES}
-    if choice.backend == "ctranslate2":
-        return UnitStages.open(config, files, precision=choice.precision, threads=threads)
-    device = "cuda" if choice.backend == "onnxruntime-cuda" else ""
-    return SpeechLLMStages.open(
-        config, files, precision=choice.precision, threads=threads, device=device
-    )
+    files = {name: bundle.file(name, backend, precision) for name in STAGE_NAMES}
+    if backend == "ctranslate2":
+        return UnitStages.open(config, files, precision=precision, threads=threads)
+    device = "cuda" if backend == "onnxruntime-cuda" else ""
+    return SpeechLLMStages.open(config, files, precision=precision, threads=threads, device=device)
 
 
-def _open_reference(bundle: Bundle, precision: str, threads: int) -> Stages:
-    if not (found := backend_class(_REFERENCE).availability()).usable:
-        raise BackendError("the torch backend cannot run here", mend=found.reason)
-    if precision != "fp32":
-        raise BackendError(f"the speech LLM's reference runs at fp32, not {precision}")
-    import torch
-
+def _open_torch(bundle: Bundle, precision: str, threads: int) -> Stages:
+    TorchRuntime.need(threads, precision)
     from asa_engine.graders.speech_llm.model import SpeechLLM
 
-    torch.set_num_threads(threads)
     return TorchStages(SpeechLLM.load(bundle.path))
 
 
-ENTRY = GraderEntry(
+BACKENDS = ("native", "onnxruntime", "onnxruntime-cuda", "ctranslate2")
+
+ENTRY: GraderEntry[SpeechLLMConfig, Stages] = GraderEntry(
     name="speech_llm",
     summary="S3: audio encoder, projector, language model; the answer is one label token",
     exact_when="a window's tokens are prefilled when it closes; the scores when the speech ends",
     config=SpeechLLMConfig.from_dict,
-    open=_open,
+    backends=openers(_open, *BACKENDS, torch=_open_torch),
     run=SpeechLLMRun,
+    trainer="asa_engine.training.speech_llm.trainer:train",
+    recipe="asa_engine.training.speech_llm.recipe:SpeechLLMRecipe",
+    exporter="asa_export.speech_llm:EXPORTER",
 )

@@ -1,13 +1,13 @@
 """The speech LLM's stages at run time: windows to audio tokens, audio tokens to answers.
 
-Whisper's encoder runs on the project's kernels; an audio language model's own, projectors and
-language models on ONNX Runtime; what reads the answer off the last hidden state is a few rows, in
-float64.
+Whisper's encoder runs on the project's kernels, and so may the language model; an audio language
+model's own encoder and projectors run on ONNX Runtime; what reads the answer off the last hidden
+state is a few rows, in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -15,29 +15,34 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.onnxruntime import session
-from asa_engine.backends.safetensors import Tensors
+from asa_engine.artifacts.onnx_graph import external_files
+from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prior import KernelPrior, pool_answer
 from asa_engine.kernels.encoder import Encoder
-from asa_engine.language_model.decoder import Decoder, Sequence
+from asa_engine.language_model.base import CausalModel, CausalSequence
+from asa_engine.language_model.opening import open_model
 from asa_engine.nn.config import AudioEncoderConfig
+from asa_engine.runtimes.onnxruntime import OnnxRuntime, session
 
 if TYPE_CHECKING:
     from asa_engine.graders.speech_llm.model import SpeechLLM
 
 __all__ = [
-    "ClipHearing",
-    "Hearing",
-    "Judging",
+    "AudioStage",
+    "ChunkRun",
+    "ClipAudioStage",
+    "KeptChunk",
     "SpeechLLMStages",
     "Stages",
     "TorchStages",
     "Window",
-    "WindowHearing",
-    "open_hearing",
+    "WindowAudioStage",
+    "open_audio_stage",
 ]
 
+_MAPPED_BYTES = 2**28
+"""Weights of an encoder above which they are left mapped, at half precision."""
 _ENCODER_PRECISION: Mapping[str, str] = {
     "fp32": "fp32",
     "fp16": "fp32",
@@ -62,14 +67,18 @@ class Window(NamedTuple):
     units: NDArray[np.int64] | None = None
 
 
-class Judging(Protocol):
+class ChunkRun(Protocol):
     """One chunk of audio in front of the language model."""
 
     def extend(self, window: Window) -> None:
         """Take a further window."""
 
-    def answer(self) -> NDArray[np.float64]:
-        """Return the labels' logits, or a regression's outputs, [K], for what is here."""
+    def answer(self, last: Window | None = None) -> NDArray[np.float64]:
+        """Take a last window, if one is given, and answer for what is here.
+
+        Returns:
+            The labels' logits, or a regression's outputs, [K].
+        """
 
 
 class Stages(Protocol):
@@ -78,14 +87,14 @@ class Stages(Protocol):
     def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode one window [n_mels, T]."""
 
-    def start(self) -> Judging:
+    def start(self) -> ChunkRun:
         """Begin a chunk."""
 
     def versions(self) -> dict[str, str]:
         """Return the libraries that the scores depend on."""
 
 
-class Hearing(Protocol):
+class AudioStage(Protocol):
     """From windows to audio tokens, and what is known of the windows beside the tokens."""
 
     def window(self, mel: NDArray[np.float32]) -> Window:
@@ -95,14 +104,14 @@ class Hearing(Protocol):
         """Pool the language model's answer [K] to windows with what is known beside it."""
 
 
-def open_hearing(
+def open_audio_stage(
     config: SpeechLLMConfig,
     files: Mapping[str, Path],
     head: Tensors,
     *,
     precision: str,
     threads: int,
-) -> Hearing:
+) -> AudioStage:
     """Load a variant's files `encoder` and `projector`.
 
     Raises:
@@ -111,11 +120,11 @@ def open_hearing(
     """
     encoder, projector = files["encoder"], files["projector"]
     if isinstance(config.encoder, AudioEncoderConfig):
-        return ClipHearing(config, encoder, projector, threads=threads)
-    return WindowHearing(config, encoder, projector, head, precision=precision, threads=threads)
+        return ClipAudioStage(config, encoder, projector, threads=threads)
+    return WindowAudioStage(config, encoder, projector, head, precision=precision, threads=threads)
 
 
-class ClipHearing:
+class ClipAudioStage:
     """An audio language model's own encoder and projector, in float32 at every precision.
 
     Args:
@@ -132,7 +141,8 @@ class ClipHearing:
         self, config: SpeechLLMConfig, encoder: Path, projector: Path, *, threads: int
     ) -> None:
         self._config = config
-        self._encoder = session(encoder, threads)
+        large = sum((encoder.parent / name).stat().st_size for name in external_files(encoder))
+        self._encoder = session(encoder, threads, mapped=large > _MAPPED_BYTES)
         self._projector = session(projector, threads)
 
     def window(self, mel: NDArray[np.float32]) -> Window:
@@ -145,7 +155,7 @@ class ClipHearing:
         return answer
 
 
-class WindowHearing:
+class WindowAudioStage:
     """From windows to audio tokens and sums, and the acoustic prior that speaks of the sums.
 
     Args:
@@ -218,7 +228,7 @@ class SpeechLLMStages:
 
     Args:
         config: The grader's configuration.
-        hearing: What comes before the language model.
+        audio: What comes before the language model.
         decoder: The language model.
         head: Tensors `prefix`, keys and values of the prompt's beginning
             [2, layers, heads, P, head_width]; `suffix` [S, W]; `answer.weight` [K, W];
@@ -230,7 +240,7 @@ class SpeechLLMStages:
     """
 
     def __init__(
-        self, config: SpeechLLMConfig, hearing: Hearing, decoder: Decoder, head: Tensors
+        self, config: SpeechLLMConfig, audio: AudioStage, decoder: CausalModel, head: Tensors
     ) -> None:
         decoder.check(config.longest_sequence)
         self._longest = config.longest_sequence
@@ -241,7 +251,7 @@ class SpeechLLMStages:
         self._suffix = head.read("suffix", (len(prompt.suffix_ids), width))
         self._weight = head.read("answer.weight", (answers, width)).astype(np.float64)
         self._bias = head.read("answer.bias", (answers,)).astype(np.float64)
-        self._hearing = hearing
+        self._audio = audio
 
     @classmethod
     def open(
@@ -255,54 +265,65 @@ class SpeechLLMStages:
     ) -> Self:
         """Load a variant's files: `encoder`, `projector`, `language_model`, `head`.
 
-        The language model runs on the `device`, "cuda" or "" for the CPU; all else on the CPU.
+        A graph of a language model runs on the `device`, "cuda" or "" for the CPU; all else on the
+        CPU.
 
         Raises:
             BackendError: ONNX Runtime cannot load a graph.
-            BundleError: The language model's graph is not one.
+            BundleError: The language model's file is not one.
             CheckpointError: A tensor is missing or of another shape.
         """
         head = Tensors(files["head"])
-        hearing = open_hearing(config, files, head, precision=precision, threads=threads)
-        decoder = Decoder.open(files["language_model"], threads=threads, device=device)
-        return cls(config, hearing, decoder, head)
+        audio = open_audio_stage(config, files, head, precision=precision, threads=threads)
+        decoder = open_model(files["language_model"], threads=threads, device=device)
+        return cls(config, audio, decoder, head)
 
     def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode a window and project its frames."""
-        return self._hearing.window(mel)
+        return self._audio.window(mel)
 
-    def start(self) -> Judging:
+    def start(self) -> ChunkRun:
         """Begin a chunk behind the prompt's beginning."""
         return _Chunk(self, self._trunk.fork(self._longest))
 
-    def read(self, sequence: Sequence, windows: Iterable[Window]) -> NDArray[np.float64]:
-        """Run the prompt's end, read the answer [K], and forget the prompt's end again."""
-        length = sequence.length
-        hidden = sequence.extend(self._suffix)[-1].astype(np.float64)
+    def read(
+        self, sequence: CausalSequence, windows: Iterable[Window], last: Window | None
+    ) -> NDArray[np.float64]:
+        """Run a last window and the prompt's end in one pass, read the answer [K], forget the end.
+
+        A pass over few rows takes as long as the weights take to come.
+        """
+        length, rows = sequence.length, self._suffix
+        if last is not None:
+            length += len(last.tokens)
+            rows = np.concatenate([last.tokens, rows])
+        hidden = sequence.extend(rows, 1)[-1].astype(np.float64)
         sequence.rewind(length)
-        return self._hearing.pool(self._weight @ hidden + self._bias, windows)
+        return self._audio.pool(self._weight @ hidden + self._bias, windows)
 
     def versions(self) -> dict[str, str]:
         """Return ONNX Runtime's version."""
-        return {"onnxruntime": metadata.version("onnxruntime")}
+        return OnnxRuntime.availability().versions
 
 
 class _Chunk:
     """A chunk's keys and values; they grow while its audio comes."""
 
-    def __init__(self, stages: SpeechLLMStages, sequence: Sequence) -> None:
+    def __init__(self, stages: SpeechLLMStages, sequence: CausalSequence) -> None:
         self._stages = stages
         self._sequence = sequence
         self._windows: list[Window] = []
 
     def extend(self, window: Window) -> None:
         """Prefill a window's audio tokens."""
-        self._sequence.extend(window.tokens)
+        self._sequence.extend(window.tokens, 0)
         self._windows.append(window)
 
-    def answer(self) -> NDArray[np.float64]:
-        """Answer for what is here."""
-        return self._stages.read(self._sequence, self._windows)
+    def answer(self, last: Window | None = None) -> NDArray[np.float64]:
+        """Answer for what is here and a last window."""
+        if last is not None:
+            self._windows.append(last)
+        return self._stages.read(self._sequence, self._windows, last)
 
 
 class TorchStages:
@@ -319,38 +340,50 @@ class TorchStages:
             tokens, sums = self.grader.window(mel)
         return Window(tokens.numpy(), sums.numpy())
 
-    def start(self) -> Judging:
+    def start(self) -> ChunkRun:
         """Begin a chunk."""
-        return _TorchChunk(self.grader)
+        return KeptChunk(self.read)
+
+    def read(self, windows: Sequence[Window]) -> NDArray[np.float64]:
+        """Return the answer [K] to a chunk's windows."""
+        import torch
+
+        grader = self.grader
+        with torch.inference_mode():
+            tokens = np.concatenate([window.tokens for window in windows])
+            sequences = grader.sequences([torch.from_numpy(tokens)])
+            prefix = grader.prefix(0, grader.layers)
+            answer = grader.answer(grader.run(sequences, 0, grader.layers, prefix))
+            if grader.config.prior.centres:
+                sums = torch.from_numpy(
+                    np.sum([w.sums for w in windows if w.sums is not None], axis=0)
+                )
+                answer = grader.prior.pool(answer, grader.prior(sums[None]))
+            logits: NDArray[np.float64] = answer[0].double().numpy()
+        return logits
 
     def versions(self) -> dict[str, str]:
         """Return the versions of PyTorch and transformers."""
         return {name: metadata.version(name) for name in ("torch", "transformers")}
 
 
-class _TorchChunk:
-    def __init__(self, grader: SpeechLLM) -> None:
-        self._grader = grader
+class KeptChunk:
+    """A chunk whose windows are kept until it is asked.
+
+    Args:
+        read: Returns the answer [K] to a chunk's windows.
+    """
+
+    def __init__(self, read: Callable[[Sequence[Window]], NDArray[np.float64]]) -> None:
+        self._read = read
         self._windows: list[Window] = []
 
     def extend(self, window: Window) -> None:
         """Keep a window."""
         self._windows.append(window)
 
-    def answer(self) -> NDArray[np.float64]:
+    def answer(self, last: Window | None = None) -> NDArray[np.float64]:
         """Run the whole sequence."""
-        import torch
-
-        grader = self._grader
-        with torch.inference_mode():
-            tokens = np.concatenate([window.tokens for window in self._windows])
-            sequences = grader.sequences([torch.from_numpy(tokens)])
-            prefix = grader.prefix(0, grader.layers)
-            answer = grader.answer(grader.run(sequences, 0, grader.layers, prefix))
-            if grader.config.prior.centres:
-                sums = torch.from_numpy(
-                    np.sum([w.sums for w in self._windows if w.sums is not None], axis=0)
-                )
-                answer = grader.prior.pool(answer, grader.prior(sums[None]))
-            found: NDArray[np.float64] = answer[0].double().numpy()
-        return found
+        if last is not None:
+            self.extend(last)
+        return self._read(self._windows)

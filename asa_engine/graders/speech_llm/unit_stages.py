@@ -6,18 +6,25 @@ prompt's beginning, its end, and the codebook; its projection is the rows of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.safetensors import Tensors
-from asa_engine.errors import BackendError, BundleError
+from asa_engine.artifacts.safetensors import Tensors
+from asa_engine.errors import BundleError
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
-from asa_engine.graders.speech_llm.stages import Hearing, Judging, Window, open_hearing
+from asa_engine.graders.speech_llm.stages import (
+    AudioStage,
+    ChunkRun,
+    KeptChunk,
+    Window,
+    open_audio_stage,
+)
+from asa_engine.runtimes.ctranslate2 import CTranslate2Runtime, open_model
+from asa_engine.runtimes.onnxruntime import OnnxRuntime
 
 __all__ = ["UnitStages", "unit_vocabulary"]
 
@@ -37,7 +44,7 @@ class UnitStages:
 
     Args:
         config: The grader's configuration; it has a codebook.
-        hearing: What comes before the language model.
+        audio: What comes before the language model.
         folder: CTranslate2's files, at the precision they are to run at.
         head: Tensor `answer.bias` [K].
         threads: Threads that one chunk is run with.
@@ -48,17 +55,17 @@ class UnitStages:
     """
 
     def __init__(
-        self, config: SpeechLLMConfig, hearing: Hearing, folder: Path, head: Tensors, threads: int
+        self, config: SpeechLLMConfig, audio: AudioStage, folder: Path, head: Tensors, threads: int
     ) -> None:
         if not config.units:
-            raise BundleError("this grader has no units", mend="choose another backend")
+            raise BundleError("this grader has no units", hint="choose another backend")
         before, after = len(config.prompt.prefix_ids), len(config.prompt.suffix_ids)
         self._prefix, self._suffix = np.arange(before), np.arange(before, before + after)
         self._first_unit = before + after
         answers = len(config.prompt.labels) or len(config.aspects)
         self._bias = head.read("answer.bias", (answers,)).astype(np.float64)
-        self._hearing = hearing
-        self._generator = _generator(folder, threads)
+        self._audio = audio
+        self._generator = open_model("Generator", folder, threads)
 
     @classmethod
     def open(
@@ -72,57 +79,24 @@ class UnitStages:
             CheckpointError: A tensor is missing or of another shape.
         """
         head = Tensors(files["head"])
-        hearing = open_hearing(config, files, head, precision=precision, threads=threads)
-        return cls(config, hearing, files["language_model"].parent, head, threads)
+        audio = open_audio_stage(config, files, head, precision=precision, threads=threads)
+        return cls(config, audio, files["language_model"].parent, head, threads)
 
     def window(self, mel: NDArray[np.float32]) -> Window:
         """Encode a window and round its audio tokens to units."""
-        return self._hearing.window(mel)
+        return self._audio.window(mel)
 
-    def start(self) -> Judging:
+    def start(self) -> ChunkRun:
         """Begin a chunk."""
-        return _Chunk(self)
+        return KeptChunk(self.read)
 
-    def read(self, windows: list[Window]) -> NDArray[np.float64]:
+    def read(self, windows: Sequence[Window]) -> NDArray[np.float64]:
         """Return the answer [K] to a chunk's windows."""
         units = [window.units + self._first_unit for window in windows if window.units is not None]
         ids = np.concatenate((self._prefix, *units, self._suffix))
         logits = np.array(self._generator.forward_batch([ids.tolist()]))[0, -1]
-        return self._hearing.pool(logits.astype(np.float64) + self._bias, windows)
+        return self._audio.pool(logits.astype(np.float64) + self._bias, windows)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of CTranslate2 and ONNX Runtime."""
-        return {name: metadata.version(name) for name in ("ctranslate2", "onnxruntime")}
-
-
-class _Chunk:
-    def __init__(self, stages: UnitStages) -> None:
-        self._stages = stages
-        self._windows: list[Window] = []
-
-    def extend(self, window: Window) -> None:
-        """Keep a window's units."""
-        self._windows.append(window)
-
-    def answer(self) -> NDArray[np.float64]:
-        """Run the whole sequence."""
-        return self._stages.read(self._windows)
-
-
-def _generator(folder: Path, threads: int) -> Any:
-    try:
-        import ctranslate2
-    except ImportError:
-        raise BackendError(
-            "this variant needs ctranslate2", mend="pip install 'asa-engine[recogniser]'"
-        ) from None
-    try:
-        # "default": the precision that the files were written at.
-        return ctranslate2.Generator(
-            str(folder), compute_type="default", intra_threads=threads, inter_threads=1
-        )
-    except (RuntimeError, ValueError) as failure:
-        raise BackendError(
-            f"ctranslate2 cannot load {folder.name}: {failure}",
-            mend="export the bundle again with this version of ctranslate2",
-        ) from None
+        return OnnxRuntime.availability().versions | CTranslate2Runtime.availability().versions

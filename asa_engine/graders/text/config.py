@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from asa_engine.errors import CheckpointError
-from asa_engine.files import read_json
 from asa_engine.graders.aspects import AspectConfig, parse_aspects
-from asa_engine.graders.fields import ascending, bad, check_names, grader_fields, integer, number
+from asa_engine.graders.fields import (
+    MAX_SOURCE,
+    GraderConfig,
+    ascending,
+    bad,
+    integer,
+    number,
+    parse_shape,
+)
 from asa_engine.nn.config import BertShape
 
 __all__ = ["TextConfig"]
@@ -33,7 +37,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True, slots=True)
-class TextConfig:
+class TextConfig(GraderConfig):
     """The text grader.
 
     Attributes:
@@ -43,19 +47,26 @@ class TextConfig:
             `text_encoder`, without which the checkpoint holds all of BERT and its tokenizer.
         encoder: Shape of the BERT encoder.
         tuned_layers: How many of its top layers were trained, and so are in the checkpoint.
+        tuned_embeddings: Whether its embeddings were, below all layers.
         max_pieces: Word pieces read at most, the two marks at the ends included.
         min_words: A transcript of fewer words is flagged: it says too little.
         dropout: Before the linear layer, in training.
+        front: 0 for a grader that hears recordings as they are; 1 for one that hears speech and
+            its surroundings alone, at one level; 2 for the same as it is (`asa_engine.audio`).
     """
+
+    grader: ClassVar[str] = GRADER
 
     aspects: tuple[AspectConfig, ...]
     class_scores: tuple[float, ...]
     backbones: Mapping[str, str]
     encoder: BertShape = field(default_factory=BertShape)
     tuned_layers: int = 3
+    tuned_embeddings: bool = False
     max_pieces: int = 256
     min_words: int = 3
     dropout: float = 0.1
+    front: int = 0
 
     @property
     def aspect(self) -> AspectConfig:
@@ -72,20 +83,9 @@ class TextConfig:
         """Whether the checkpoint holds all of BERT instead of the tuned layers alone."""
         return "text_encoder" not in self.backbones
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object that `from_dict` reads."""
-        fields = dataclasses.asdict(self)
-        return {"grader": GRADER, "format_revision": FORMAT_REVISION, **fields}
-
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Build and validate a configuration.
-
-        Raises:
-            CheckpointError: It is not a text grader's, is of a newer format, or a field is
-                missing, unknown, of the wrong kind or out of range; the message names the field.
-        """
-        fields = grader_fields(cls, value, GRADER, FORMAT_REVISION)
+    def parse(cls, fields: dict[str, Any]) -> None:
+        """Replace what JSON holds by what the fields are."""
         fields["aspects"] = parse_aspects(fields.get("aspects"))
         fields["backbones"] = _backbones(fields.get("backbones"))
         fields["class_scores"] = ascending(fields.get("class_scores"), "class_scores", least=2)
@@ -100,20 +100,9 @@ class TextConfig:
                 fields[name] = integer(fields[name], name, most, least)
         if "dropout" in fields:
             fields["dropout"] = number(fields["dropout"], "dropout")
-        config = cls(**fields)
-        config._check()
-        return config
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read `config.json` of a checkpoint or bundle.
-
-        Raises:
-            CheckpointError: It is missing, not JSON, or not valid.
-        """
-        return cls.from_dict(read_json(Path(folder) / "config.json", CheckpointError))
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `CheckpointError` where fields do not go together."""
         if len(self.aspects) != 1 or not self.classes:
             raise bad("aspects", [a.name for a in self.aspects], "one aspect with level_names")
         low, high = self.aspect.scale_min, self.aspect.scale_max
@@ -123,6 +112,10 @@ class TextConfig:
             raise bad("class_scores", self.class_scores, f"on the scale, {low:g} to {high:g}")
         if len(set(self.classes)) != len(self.classes):
             raise bad("aspects[0].level_names", self.classes, "names that differ")
+        if type(self.tuned_embeddings) is not bool:
+            raise bad("tuned_embeddings", self.tuned_embeddings, "true or false")
+        if self.tuned_embeddings and self.tuned_layers < self.encoder.layers:
+            raise bad("tuned_layers", self.tuned_layers, "all of them where embeddings are tuned")
         if self.tuned_layers > self.encoder.layers:
             raise bad("tuned_layers", self.tuned_layers, f"at most {self.encoder.layers}")
         if self.max_pieces > self.encoder.positions:
@@ -132,11 +125,7 @@ class TextConfig:
 
 
 def _encoder(value: object) -> BertShape:
-    if not isinstance(value, Mapping):
-        raise bad("encoder", value, "an object")
-    check_names(BertShape, value, "encoder")
-    sizes = {name: integer(size, f"encoder.{name}", _LIMITS[name]) for name, size in value.items()}
-    shape = BertShape(**sizes)
+    shape = parse_shape(BertShape, value, "encoder", _LIMITS)
     if shape.width % shape.heads:
         raise bad("encoder.heads", shape.heads, f"a divisor of width {shape.width}")
     return shape
@@ -146,6 +135,6 @@ def _backbones(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping) or not set(value) <= set(STAGES) or "recogniser" not in value:
         raise bad("backbones", value, "an object with recogniser and, if need be, text_encoder")
     for stage, name in value.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= 100:
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_SOURCE:
             raise bad(f"backbones.{stage}", name, "the name of a backbone")
     return dict(value)

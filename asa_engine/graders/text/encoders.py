@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from asa_engine.backends.onnxruntime import session
-from asa_engine.backends.safetensors import Tensors
-from asa_engine.errors import BackendError, CheckpointError
+from asa_engine.artifacts.safetensors import Tensors
+from asa_engine.errors import CheckpointError
 from asa_engine.graders.text.config import TextConfig
+from asa_engine.runtimes.ctranslate2 import open_model
+from asa_engine.runtimes.onnxruntime import session
 
 if TYPE_CHECKING:
     from asa_engine.graders.text.model import TextGrader
@@ -51,22 +52,7 @@ class CTranslate2Encoder:
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
-        try:
-            import ctranslate2
-        except ImportError:
-            raise BackendError(
-                "this variant needs ctranslate2", mend="pip install 'asa-engine[recogniser]'"
-            ) from None
-        try:
-            # "default": the precision that the files were written at.
-            self._encoder = ctranslate2.Encoder(
-                str(folder), compute_type="default", intra_threads=threads, inter_threads=1
-            )
-        except (RuntimeError, ValueError) as failure:
-            raise BackendError(
-                f"ctranslate2 cannot load {folder.name}: {failure}",
-                mend="export the bundle again with this version of ctranslate2",
-            ) from None
+        self._encoder = open_model("Encoder", folder, threads)
 
     def pool(self, ids: tuple[int, ...]) -> NDArray[np.float32]:
         """Encode one text and take the mean of its pieces."""
@@ -128,7 +114,7 @@ class Head:
         bias = tensors.read("head.bias", (classes,))
         if not np.isfinite(weight).all() or not np.isfinite(bias).all():
             raise CheckpointError(
-                f"{weights}: the head holds NaN or infinity", mend="fetch or train it again"
+                f"{weights}: the head holds NaN or infinity", hint="fetch or train it again"
             )
         return cls(weight, bias, config.class_scores)
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import BertModel
 
 from asa_engine.errors import CheckpointError
 from asa_engine.features.word_pieces import TOKENIZER_NAME
-from asa_engine.files import atomic_folder
+from asa_engine.graders.checkpoint import WEIGHTS_NAME, read_weights, write_checkpoint
 from asa_engine.graders.text.config import TextConfig
 from asa_engine.nn.bert import bert_config, load_bert, shape_of
 
 __all__ = ["TextGrader", "masked_mean"]
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "weights.safetensors"
 BERT_PREFIX = "bert."
 
 
@@ -73,11 +66,13 @@ class TextGrader(nn.Module):
         return expected.clamp(aspect.scale_min, aspect.scale_max)
 
     def tuned(self) -> dict[str, nn.Parameter]:
-        """Return what training changes, by name: the top layers of BERT and the head."""
+        """Return what training changes, by name: BERT's top layers, or all of it, and the head."""
         first = self.config.encoder.layers - self.config.tuned_layers
         layers = tuple(
             f"{BERT_PREFIX}encoder.layer.{i}." for i in range(first, self.config.encoder.layers)
         )
+        if self.config.tuned_embeddings:
+            layers += (f"{BERT_PREFIX}embeddings.",)
         return {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -115,15 +110,14 @@ class TextGrader(nn.Module):
             else value.detach()
             for name, value in state.items()
         }
-        with atomic_folder(folder, overwrite=overwrite) as work:
-            text = json.dumps(self.config.to_dict(), indent=1) + "\n"
-            (work / CONFIG_NAME).write_text(text, encoding="utf-8")
-            contiguous = {name: value.contiguous() for name, value in stored.items()}
-            (work / WEIGHTS_NAME).write_bytes(save(contiguous, {"format": "pt"}))
-            if tokenizer is not None and self.config.is_whole:
-                shutil.copyfile(tokenizer, work / TOKENIZER_NAME)
-            for name, content in extra.items():
-                (work / name).write_text(content, encoding="utf-8")
+        write_checkpoint(
+            folder,
+            self.config.to_dict(),
+            stored,
+            overwrite=overwrite,
+            extra=extra,
+            files={TOKENIZER_NAME: tokenizer} if tokenizer and self.config.is_whole else {},
+        )
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Path | None = None) -> Self:
@@ -143,13 +137,10 @@ class TextGrader(nn.Module):
         if shape_of(grader.bert.config) != config.encoder:
             raise CheckpointError(
                 f"{backbone} is not of the shape that {folder} was trained from",
-                mend=f"fetch the backbone {config.backbones.get('text_encoder')!r} again",
+                hint=f"fetch the backbone {config.backbones.get('text_encoder')!r} again",
             )
-        path = folder / WEIGHTS_NAME
-        state = _read(path)
         wanted = grader.state_dict() if config.is_whole else grader.tuned()
-        _check_state(path, wanted, state)
-        grader.load_state_dict(state, strict=False)
+        grader.load_state_dict(read_weights(folder / WEIGHTS_NAME, wanted), strict=False)
         return grader.eval()
 
 
@@ -157,26 +148,3 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of [B, T, D] over the steps where mask [B, T] is 1, [B, D]."""
     kept = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * kept).sum(1) / kept.sum(1)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return {name: value.to(torch.float32, copy=True) for name, value in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}", mend="train or fetch the checkpoint again"
-        ) from None
-
-
-def _check_state(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    mend = "weights and config.json are not of one checkpoint, or the file is damaged"
-    for what, names in (("lacks", wanted.keys() - found), ("has unknown", found.keys() - wanted)):
-        if names:
-            raise CheckpointError(f"{path} {what} {', '.join(sorted(names)[:3])}", mend=mend)
-    for name, value in found.items():
-        if value.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} is {list(value.shape)}, not {list(wanted[name].shape)}", mend=mend
-            )
-        if not math.isfinite(float(value.sum())):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity", mend=mend)

@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.assessment import Grade, Word
-from asa_engine.backbones import backbone_folder
+from asa_engine.backbones import model_folder
 from asa_engine.bundle import WEIGHTS_NAME, Bundle
-from asa_engine.errors import BackendError
 from asa_engine.features.word_pieces import TOKENIZER_NAME, WordPieces, clean
-from asa_engine.graders import GraderEntry
+from asa_engine.graders.entry import GraderEntry, openers
 from asa_engine.graders.text.config import TextConfig
 from asa_engine.graders.text.encoders import (
     CTranslate2Encoder,
@@ -32,18 +30,16 @@ from asa_engine.graders.text.encoders import (
 from asa_engine.profiling import StageClock
 from asa_engine.recogniser import FATAL, Recogniser, Transcript
 from asa_engine.request import Request
-
-if TYPE_CHECKING:
-    from asa_engine.selection import Choice
+from asa_engine.runtimes import runtime
+from asa_engine.runtimes.torch import TorchRuntime
 
 __all__ = ["ENTRY", "TextRun", "TextStages", "judge_text"]
 
 SAMPLE_RATE_HZ = 16_000
-REFERENCE = "torch"
 # Every exported variant hears the same words, with the recogniser whose transcripts the grader was
 # trained on; what its precision changes is how they are read. The torch backend is Hugging Face's
 # pipeline from end to end, and hears what Hugging Face's Whisper hears.
-HEARING = "int8"
+RECOGNISER_PRECISION = "int8"
 ENCODER = "text_encoder"
 
 
@@ -209,55 +205,47 @@ def _joined(words: tuple[Word, ...]) -> str:
     return " ".join(word.text for word in words)
 
 
-def _open(bundle: Bundle, choice: Choice, threads: int) -> TextStages:
+def _open(backend: str, bundle: Bundle, precision: str, threads: int) -> TextStages:
     config = TextConfig.from_dict(bundle.config)
-    if choice.backend == REFERENCE:
-        if choice.precision != "fp32":
-            raise BackendError(f"torch runs the text grader at fp32, not {choice.precision}")
-        _need_torch()
-        from asa_engine.recogniser.reference import open_reference
-
-        recogniser = open_reference(backbone_folder(config.backbones["recogniser"]))
-        return _torch_stages(bundle, config, recogniser, threads)
-    file = bundle.file(ENCODER, choice.backend, choice.precision)
+    file = bundle.file(ENCODER, backend, precision)
     encoder: TextEncoder
-    if choice.backend == "onnxruntime":
+    if backend == "onnxruntime":
         encoder = OnnxEncoder(file, threads)
-    elif choice.backend == "ctranslate2":
-        encoder = CTranslate2Encoder(file.parent, threads)
     else:
-        raise BackendError(
-            f"the {choice.backend} backend does not run the text grader",
-            mend="choose another backend",
-        )
-    words = bundle.file("recogniser", choice.backend, choice.precision).parent
+        encoder = CTranslate2Encoder(file.parent, threads)
+    words = bundle.file("recogniser", backend, precision).parent
     return TextStages(
-        Recogniser.open(words, precision=HEARING, threads=threads),
+        Recogniser.open(words, precision=RECOGNISER_PRECISION, threads=threads),
         WordPieces.open(bundle.path / ENCODER / TOKENIZER_NAME, config.max_pieces),
         encoder,
         Head.open(bundle.path / WEIGHTS_NAME, config),
-        _versions("tokenizers", choice.backend),
+        _versions("tokenizers") | runtime(backend).availability().versions,
     )
+
+
+def _open_torch(bundle: Bundle, precision: str, threads: int) -> TextStages:
+    """Open Hugging Face's recogniser and BERT: a pipeline of which nothing is ours."""
+    TorchRuntime.need(threads, precision, packages=("transformers",))
+    from asa_engine.recogniser.reference import open_reference
+
+    config = TextConfig.from_dict(bundle.config)
+    recogniser = open_reference(model_folder(config.backbones["recogniser"]))
+    return _torch_stages(bundle, config, recogniser)
 
 
 def _open_reference(bundle: Bundle, threads: int) -> TextStages:
     """Open Hugging Face's BERT behind the recogniser that the exported variants run."""
+    TorchRuntime.need(threads, packages=("transformers",))
     config = TextConfig.from_dict(bundle.config)
-    folder = backbone_folder(config.backbones["recogniser"])
-    recogniser = Recogniser.open(folder, precision=HEARING, threads=threads)
-    return _torch_stages(bundle, config, recogniser, threads)
+    folder = model_folder(config.backbones["recogniser"])
+    recogniser = Recogniser.open(folder, precision=RECOGNISER_PRECISION, threads=threads)
+    return _torch_stages(bundle, config, recogniser)
 
 
-def _torch_stages(
-    bundle: Bundle, config: TextConfig, recogniser: Recognises, threads: int
-) -> TextStages:
-    _need_torch()
-    import torch
-
+def _torch_stages(bundle: Bundle, config: TextConfig, recogniser: Recognises) -> TextStages:
     from asa_engine.graders.text.model import TextGrader
 
-    torch.set_num_threads(threads)
-    backbone = None if config.is_whole else backbone_folder(config.backbones[ENCODER])
+    backbone = None if config.is_whole else model_folder(config.backbones[ENCODER])
     tokenizer = (bundle.path if backbone is None else backbone) / TOKENIZER_NAME
     return TextStages(
         recogniser,
@@ -266,14 +254,6 @@ def _torch_stages(
         Head.open(bundle.path / WEIGHTS_NAME, config),
         _versions("tokenizers", "torch", "transformers"),
     )
-
-
-def _need_torch() -> None:
-    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
-        raise BackendError(
-            f"the torch backend needs {' and '.join(missing)}",
-            mend="pip install 'asa-engine[train,bench]'",
-        )
 
 
 def _versions(*packages: str) -> dict[str, str]:
@@ -285,8 +265,11 @@ ENTRY = GraderEntry(
     summary="S1: Whisper's words, BERT, classes trained with cross-entropy, focal or BLV loss",
     exact_when="a window's words are final when it closes; the score when the speech ends",
     config=TextConfig.from_dict,
-    open=_open,
+    backends=openers(_open, "onnxruntime", "ctranslate2", torch=_open_torch),
     run=TextRun,
     extra="recogniser",
-    open_reference=_open_reference,
+    reference=_open_reference,
+    trainer="asa_engine.training.text.trainer:train",
+    recipe="asa_engine.training.text.recipe:TextRecipe",
+    exporter="asa_export.text:EXPORTER",
 )

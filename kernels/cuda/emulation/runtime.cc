@@ -20,13 +20,6 @@ Memory::Memory(Place place, std::size_t bytes) : place_(place), bytes_(bytes) {
   std::memset(data_, 0xff, bytes);  // NaN in every format
 }
 Memory::~Memory() { ::operator delete(data_); }
-Memory::Memory(Memory&& other) noexcept { *this = std::move(other); }
-Memory& Memory::operator=(Memory&& other) noexcept {
-  std::swap(place_, other.place_);
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
 
 struct Graph::State {
   std::vector<std::function<void()>> work;

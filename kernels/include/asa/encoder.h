@@ -9,9 +9,12 @@
 #include "asa/buffer.h"
 #include "asa/isa.h"
 #include "asa/laps.h"
+#include "asa/packed_weights.h"
 #include "asa/thread_pool.h"
 
 namespace asa {
+
+constexpr int kKernel = 3;  // width of both convolutions
 
 struct EncoderShape {
   int mels, width, heads, inner, layers, positions;
@@ -33,7 +36,7 @@ struct LayerWeights {
 struct Sequence {
   const float* mel;  // [mels][mel_frames]
   int mel_frames;
-  float* out;                // [frames()][width]
+  float* out;                // [frames()][sets of weights][width]
   float* moments = nullptr;  // [2][layers + 1][width]: sums, then sums of squares, of each h_l
 
   int frames() const { return (mel_frames + 1) / 2; }
@@ -42,18 +45,20 @@ struct Sequence {
 // What the whole encoder's precision is layer by layer. Precision::int8 spares the first layer, in
 // which errors begin that make single frames fail later: it is as the projections of int8 layers
 // are.
-std::vector<Precision> layer_precisions(Precision precision, int layers);
+std::vector<Precision> layer_precisions(Precision precision, int layers,
+                                        const Kernels& kernels = asa::kernels());
 
 // A layer of Precision::int8 keeps its feed-forward layers in int8, and where the CPU has dot
 // products of bytes the scores of attention, and the rest in bfloat16 where the CPU has it, float32
 // elsewhere: quantising the projections of attention too would double the error. The convolutions
 // are as the first layer's projections. The first layer's output projection is in float32, unless
 // the first layer is int8.
-class Encoder {
+class Encoder final : public PackedWeights {
  public:
   // Takes a precision for each layer. Throws std::invalid_argument for an impossible shape, number
   // of precisions or thread count.
-  Encoder(const EncoderShape& shape, const std::vector<Precision>& layers, int threads);
+  Encoder(const EncoderShape& shape, const std::vector<Precision>& layers, int threads,
+          const Kernels& kernels = asa::kernels());
 
   const EncoderShape& shape() const { return shape_; }
   int threads() const { return pool_.threads(); }
@@ -62,22 +67,9 @@ class Encoder {
   void set_layer(int layer, const LayerWeights& w);
   void set_final_norm(const float* weight, const float* bias);
 
-  // All weights as packed, which another encoder of the same shape, precisions and instruction set
-  // can adopt. Throws std::logic_error if some are not set.
-  struct Packed {
-    const std::int32_t* words;
-    std::size_t count;
-  };
-  Packed packed() const;
-  std::size_t packed_words() const { return packed_words_; }
-
-  // Takes weights packed earlier in place of set_*; they must outlive the encoder. Throws
-  // std::invalid_argument unless they are as many as it needs and aligned to a cache line,
-  // std::logic_error if weights have been set.
-  void adopt(const Packed& packed);
-
   // out = sum over l of layer_weights[l] h_l, h_0 the embedded input, h_l the output of layer l,
-  // the last one after the final LayerNorm. A sequence's result is the same, bit for bit, for any
+  // the last one after the final LayerNorm; of several sets of weights, one behind the other, the
+  // sums stand side by side in a row. A sequence's result is the same, bit for bit, for any
   // number of threads and whatever else is in the batch. Where a sequence has room for moments,
   // the sums over its frames of h_l and of h_l squared are written there. Calls from several
   // threads take turns. Throws std::invalid_argument for lengths the positions do not reach,
@@ -107,12 +99,15 @@ class Encoder {
   struct Block {
     int sequence, first_tile, tiles;
   };
+  struct Column {
+    int index, of;
+  };
 
-  std::size_t lay_out(std::int32_t* words);
-  void make_room();
+  std::size_t lay_out(std::int32_t* words) override;
+  void consider_set() override;
   void pack(const Linear& to, const float* weight, const float* bias, int out) const;
   void copy(float* to, const float* from) const;
-  bool all_set() const { return stem_set_ && final_set_ && layers_set_ == shape_.layers; }
+  bool all_set() const override { return stem_set_ && final_set_ && layers_set_ == shape_.layers; }
   void plan(const std::vector<Sequence>& batch);
   Attention attention(int sequence, int layer, int frames) const;
   Rows rows(Scratch& scratch, const Linear& next) const;
@@ -124,7 +119,8 @@ class Encoder {
   void run_stem(const Sequence& sequence, const Block& block, Scratch& scratch);
   void run_layer(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
   void project(int layer, const Sequence& sequence, const Block& block, Scratch& scratch);
-  void mix(int layer, const Sequence& sequence, const Block& block, float weight, Scratch& scratch);
+  void mix(int layer, const Sequence& sequence, const Block& block, float weight, Column column,
+           Scratch& scratch);
   void sum_moments(int layer, const Sequence& sequence, int first_tile);
 
   EncoderShape shape_;
@@ -134,12 +130,12 @@ class Encoder {
   int stride_;      // floats a row of the residual stream
   int head_width_;  // padded to whole panels
   int most_tiles_;  // in a block
+  // Room for a tile's queries. A block overwrites its own with the next layer's while others still
+  // read theirs, so it is the widest layer's, and no tile moves from layer to layer.
+  int query_words_ = 0;
   int layers_set_ = 0;
   bool stem_set_ = false, final_set_ = false;
 
-  Buffer weights_;                        // what the pointers below point into, unless adopted
-  const std::int32_t* packed_ = nullptr;  // its beginning, or that of what was adopted
-  std::size_t packed_words_ = 0;
   Linear conv1_, conv2_;
   float *positions_ = nullptr, *final_weight_ = nullptr, *final_bias_ = nullptr;
   std::vector<Layer> layers_;
@@ -149,7 +145,7 @@ class Encoder {
   std::vector<int> first_tile_;   // of each sequence
   std::vector<int> first_panel_;  // of each sequence's keys
   Buffer residual_, queries_, keys_[2], values_[2];
-  Buffer query_scale_, key_scale_[2];
+  Buffer query_scale_, key_scale_[2], value_scale_[2];
   Buffer last_;  // h_L of one sequence, for its moments
 };
 

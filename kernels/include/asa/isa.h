@@ -8,6 +8,10 @@
 #include "asa/log_mel.h"
 #include "asa/peak.h"
 #include "asa/pool.h"
+#include "asa/rms_norm.h"
+#include "asa/rotary.h"
+#include "asa/softmax.h"
+#include "asa/voice.h"
 
 namespace asa {
 
@@ -17,10 +21,14 @@ struct Kernels {
                         int stride);
   GemmKernels gemm;
   LayerNormKernels layer_norm;
+  RmsNormKernels rms_norm;
+  RotaryKernels rotary;
   AttentionKernels attention;
   PoolKernels pool;
   HeadKernels head;
+  SoftmaxKernels softmax;
   PeakKernels peak;
+  VoiceKernels voice;
 };
 
 // Kernels of the best instruction set this CPU has, or of the one ASA_CPU_ISA names.

@@ -10,12 +10,13 @@ struct LayerNormKernels {
   void (*put)(const float* x, int stride, int rows, const float* gamma, const float* beta,
               const Rows& to, float* scratch);
 
-  // out[row] += weight * normalised row; out is [rows][width].
+  // out[row] += weight * normalised row; rows of `out` are `out_stride` floats apart.
   void (*mix)(const float* x, int stride, int rows, int width, const float* gamma,
-              const float* beta, float weight, float* out);
+              const float* beta, float weight, float* out, int out_stride);
 
   // out[row] += weight * row.
-  void (*add_scaled)(const float* x, int stride, int rows, int width, float weight, float* out);
+  void (*add_scaled)(const float* x, int stride, int rows, int width, float weight, float* out,
+                     int out_stride);
 };
 
 }  // namespace asa

@@ -6,7 +6,10 @@
 
 #include <cstdint>
 
-#if defined(ASA_ISA_AVX2) || defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
+#if defined(ASA_ISA_AVX2) || defined(ASA_ISA_AVX_VNNI)
+#define ASA_YMM  // eight lanes
+#endif
+#if defined(ASA_YMM) || defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
 #include <immintrin.h>
 #elif defined(ASA_ISA_NEON)
 #include <arm_neon.h>
@@ -18,7 +21,7 @@ namespace asa::ASA_ISA {
 
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
 inline constexpr int kLanes = 16;
-#elif defined(ASA_ISA_AVX2)
+#elif defined(ASA_YMM)
 inline constexpr int kLanes = 8;
 #else
 inline constexpr int kLanes = 4;
@@ -45,16 +48,31 @@ ASA_INLINE vi bits(vf v) { return (vi)v; }
 ASA_INLINE vf from_bits(vi v) { return (vf)v; }
 ASA_INLINE vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 
+// Where either is NaN max and min give b, as the instruction does: what may be NaN goes second, or
+// it is lost. The larger of two sizes, none negative, is NaN if either is: as an integer it lies
+// beyond all numbers.
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
 ASA_INLINE vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 ASA_INLINE vf min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
-#elif defined(ASA_ISA_AVX2)
+ASA_INLINE vf larger_size(vf a, vf b) { return (vf)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+#elif defined(ASA_YMM)
 ASA_INLINE vf max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 ASA_INLINE vf min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+ASA_INLINE vf larger_size(vf a, vf b) { return (vf)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 #else
 ASA_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 ASA_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+ASA_INLINE vf larger_size(vf a, vf b) { return bits(a) > bits(b) ? a : b; }
 #endif
+ASA_INLINE vf size_of(vf v) { return from_bits(bits(v) & 0x7fffffff); }
+
+// By Horner's rule; the highest power's coefficient first.
+template <class... Coefficients>
+ASA_INLINE vf polynomial(vf x, float first, Coefficients... others) {
+  vf p = splat(first);
+  ((p = p * x + others), ...);
+  return p;
+}
 
 // log2 of positive normal numbers, absolute error below 1e-7 + 1 ulp of the result.
 ASA_INLINE vf log2(vf x) {
@@ -62,43 +80,29 @@ ASA_INLINE vf log2(vf x) {
   const vi shifted = bits(x) - 0x3f3504f3;
   const vf e = to_float(shifted >> 23);
   const vf f = from_bits((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
-  vf p = splat(0.126148466f);
-  p = p * f + -0.207421035f;
-  p = p * f + 0.215669859f;
-  p = p * f + -0.23892034f;
-  p = p * f + 0.287918324f;
-  p = p * f + -0.360704828f;
-  p = p * f + 0.48091061f;
-  p = p * f + -0.721347333f;
-  p = p * f + 1.442695f;
+  const vf p = polynomial(f, 0.126148466f, -0.207421035f, 0.215669859f, -0.23892034f, 0.287918324f,
+                          -0.360704828f, 0.48091061f, -0.721347333f, 1.442695f);
   return p * f + e;
 }
 
-// 2^x; 0 for x below -126, infinity from 128. The polynomial's relative error is below 1.1e-4 where
-// the result is rounded to bfloat16 anyway, and 3e-7 otherwise.
+// 2^x; 0 for x below -126, infinity from 128, NaN for NaN. The polynomial's relative error is
+// below 1.1e-4 where the result is rounded to bfloat16 anyway, and 3e-7 otherwise.
 template <bool kCoarse>
 ASA_INLINE vf exp2(vf x) {
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
   const vf f = (vf)_mm512_reduce_ps((__m512)x, 0x9);  // x - floor(x)
 #else
-  x = min(max(x, splat(-127.0f)), splat(128.0f));
+  x = min(splat(128.0f), max(splat(-127.0f), x));
   const vi truncated = __builtin_convertvector(x, vi);
   const vi whole = truncated + (to_float(truncated) > x);  // a true comparison is -1
   const vf f = x - to_float(whole);
 #endif
   vf p;
   if constexpr (kCoarse) {
-    p = splat(0.0779071638f);
-    p = p * f + 0.226233194f;
-    p = p * f + 0.695777096f;
-    p = p * f + 0.999927827f;
+    p = polynomial(f, 0.0779071638f, 0.226233194f, 0.695777096f, 0.999927827f);
   } else {
-    p = splat(0.00187623295f);
-    p = p * f + 0.00899258403f;
-    p = p * f + 0.0558236045f;
-    p = p * f + 0.24015453f;
-    p = p * f + 0.693152968f;
-    p = p * f + 0.999999927f;
+    p = polynomial(f, 0.00187623295f, 0.00899258403f, 0.0558236045f, 0.24015453f, 0.693152968f,
+                   0.999999927f);
   }
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
@@ -172,7 +176,7 @@ ASA_INLINE vf gelu_by_table(vf x) {
   const vi i = bits(magic);
   const vf tail =
       look_up(kGeluTail[0], i) + d * (look_up(kGeluTail[1], i) + d * look_up(kGeluTail[2], i));
-  return max(x, splat(0.0f)) - tail;
+  return max(splat(0.0f), x) - tail;
 }
 #endif
 
@@ -188,29 +192,12 @@ ASA_INLINE vf gelu(vf x) {
   const vf u = z * z * (2.0f / (limit * limit)) - 1.0f;
   vf p;
   if constexpr (kCoarse) {
-    p = splat(0.00568052995f);
-    p = p * u + -0.0170002353f;
-    p = p * u + 0.0259005919f;
-    p = p * u + -0.0409654646f;
-    p = p * u + 0.0713117066f;
-    p = p * u + -0.110662528f;
-    p = p * u + 0.157709344f;
-    p = p * u + -0.228772389f;
-    p = p * u + 0.470126762f;
+    p = polynomial(u, 0.00568052995f, -0.0170002353f, 0.0259005919f, -0.0409654646f, 0.0713117066f,
+                   -0.110662528f, 0.157709344f, -0.228772389f, 0.470126762f);
   } else {
-    p = splat(0.00144169144f);
-    p = p * u + -0.00397530026f;
-    p = p * u + 0.00458891802f;
-    p = p * u + -0.00726073734f;
-    p = p * u + 0.0169252397f;
-    p = p * u + -0.0299997465f;
-    p = p * u + 0.0450769672f;
-    p = p * u + -0.0647840929f;
-    p = p * u + 0.0883885973f;
-    p = p * u + -0.114610488f;
-    p = p * u + 0.146751259f;
-    p = p * u + -0.200701142f;
-    p = p * u + 0.40387297f;
+    p = polynomial(u, 0.00144169144f, -0.00397530026f, 0.00458891802f, -0.00726073734f,
+                   0.0169252397f, -0.0299997465f, 0.0450769672f, -0.0647840929f, 0.0883885973f,
+                   -0.114610488f, 0.146751259f, -0.200701142f, 0.40387297f);
   }
   const vf half = 0.5f * x;
   return half + half * (z * p);
@@ -220,7 +207,7 @@ template <int... J>
 struct Lanes {};
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
 using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
-#elif defined(ASA_ISA_AVX2)
+#elif defined(ASA_YMM)
 using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
 #else
 using AllLanes = Lanes<0, 1, 2, 3>;

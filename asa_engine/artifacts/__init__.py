@@ -1,0 +1,1 @@
+"""What artifacts of a bundle hold, read without the libraries that run them."""

@@ -1,0 +1,1 @@
+"""What a grader is measured with: manifests, metrics, sessions, drift."""

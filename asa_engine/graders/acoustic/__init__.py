@@ -1,0 +1,1 @@
+"""The acoustic grader: Whisper encoder, acoustic prior, regression head."""

@@ -1,0 +1,1 @@
+"""What runs the acoustic grader: one file a backend."""

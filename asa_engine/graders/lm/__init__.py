@@ -1,0 +1,1 @@
+"""What graders with a language model share: checkpoints, shapes, prompts, windows."""

@@ -1,0 +1,1 @@
+"""The multi-granular grader: sentence, words and phones, with a rationale."""

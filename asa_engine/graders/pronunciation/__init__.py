@@ -1,0 +1,1 @@
+"""The pronunciation grader: which word, which sound."""

@@ -1,0 +1,1 @@
+"""The speech-LLM grader (S3): audio encoder, projector, language model."""

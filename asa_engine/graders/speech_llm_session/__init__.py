@@ -1,0 +1,1 @@
+"""The session grader: acoustic prior and language model over a whole session."""

@@ -1,0 +1,1 @@
+"""The text grader (S1): Whisper's words, BERT, classes."""

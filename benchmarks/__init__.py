@@ -1,0 +1,1 @@
+"""Benchmarks, a package of its own: pyarrow 17 installs another by this name."""

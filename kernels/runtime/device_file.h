@@ -1,0 +1,76 @@
+// A grader in one file: a header, a description, tensors. docs/devices.md has the layout.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "config.h"
+
+namespace asa {
+
+// The file is missing, damaged, hostile or too new; what() is one line.
+struct FileError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The bytes of a file, mapped where the system can.
+class MappedFile {
+ public:
+  // Throws FileError.
+  explicit MappedFile(const char* path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::uint8_t* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  const std::uint8_t* data_ = nullptr;
+  std::size_t size_ = 0;
+  std::vector<std::uint8_t> read_;  // where it is not mapped
+};
+
+// Everything of a file is checked before anything of it is used. The bytes must outlive it.
+class DeviceFile {
+ public:
+  static constexpr std::uint32_t kRevision = 1;
+  static constexpr std::size_t kHeaderBytes = 64, kAlignment = 64;
+
+  // Throws FileError.
+  DeviceFile(const std::uint8_t* bytes, std::size_t size);
+
+  const GraderConfig& config() const { return config_; }
+  const std::string& sha256() const { return sha256_; }
+
+  // Appends a tensor as float32; throws FileError where it is missing, of another count, or holds
+  // NaN or infinity.
+  void read(const std::string& name, std::uint64_t count, std::vector<float>& to) const;
+  std::vector<float> read(const std::string& name, std::uint64_t count) const;
+
+  // Throws FileError unless it holds so many tensors.
+  void expect_tensors(std::size_t count) const;
+
+ private:
+  enum class Type : std::uint32_t { float32 = 0, float16 = 1 };
+  struct Tensor {
+    std::string name;
+    Type type;
+    std::uint64_t offset, count;
+  };
+  class Cursor;
+
+  void read_config(Cursor& cursor);
+  void read_tensors(Cursor& cursor, std::uint64_t begin);
+
+  const std::uint8_t* bytes_;
+  std::size_t size_;
+  std::string sha256_;
+  GraderConfig config_;
+  std::vector<Tensor> tensors_;
+};
+
+}  // namespace asa

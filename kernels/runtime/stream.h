@@ -1,0 +1,88 @@
+// One recording on its way from samples to an assessment.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "asa/log_mel.h"
+#include "grader.h"
+#include "json.h"
+#include "sha256.h"
+#include "speech_front.h"
+#include "speech_track.h"
+#include "validity.h"
+
+namespace asa {
+
+// Samples that are not taken, or none at all.
+struct AudioError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A call that does not come where it may.
+struct OrderError : std::logic_error {
+  using std::logic_error::logic_error;
+};
+
+// Time by stage, ms.
+struct Spent {
+  double decode = 0, features = 0, encoder = 0, head = 0;
+};
+
+class Stream {
+ public:
+  explicit Stream(std::shared_ptr<const Grader> grader);
+
+  // Samples at 16 kHz; an error leaves the stream as it was. Throw AudioError, OrderError.
+  void feed(const float* samples, std::size_t count);
+  void feed(const std::int16_t* samples, std::size_t count);
+
+  // JSON that lives until the next call.
+  const std::string& provisional();
+  const std::string& finish();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // Of the windows so far and what they were heard in, in samples.
+  struct Grade {
+    HeadOutput output;
+    std::size_t samples;
+  };
+
+  void check_open(std::size_t count) const;
+  void take(const float* samples, std::size_t count);
+  void hear(SpeechFrame frame, std::vector<float>& heard);
+  void grade(const std::vector<float>& heard);
+  void encode();
+  Grade grade_of(std::size_t samples);
+  void write_scores(JsonWriter& json, const Grade& grade) const;
+  std::string assessment(const Validity& validity, const std::optional<Grade>& grade,
+                         double time_to_score_ms) const;
+  void write_receipt(JsonWriter& json) const;
+
+  std::shared_ptr<const Grader> grader_;
+  const GraderConfig& config_;
+  InputLevels levels_;
+  ValidityMonitor monitor_;
+  SpeechTrack track_;
+  SpeechFront front_;
+  LogMelWindow window_;
+  Sha256 sha256_;
+  std::vector<double> stats_;  // sums of the windows so far; empty before the first
+  std::size_t samples_ = 0;    // fed
+  std::size_t heard_ = 0;      // passed on to the grader
+  std::size_t encoded_ = 0;    // of them, in closed windows
+  std::optional<Grade> asked_;
+  std::string json_;
+  bool is_finished_ = false;
+  Spent spent_;
+  double tail_ms_ = 0;  // of the last call that fed
+};
+
+}  // namespace asa

@@ -1,0 +1,1 @@
+"""A grader whose package cannot be imported."""

@@ -1,0 +1,1 @@
+raise RuntimeError("a library of mine is missing")

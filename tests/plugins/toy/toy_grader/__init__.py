@@ -1,0 +1,1 @@
+"""A grader of another package: loudness, from one learned offset."""
