@@ -183,7 +183,7 @@ class ValidityMonitor:
         n = self._filled
         body = self._segment[:n]
         self._samples += n
-        self._power_sum += float(np.dot(body, body))
+        self._power_sum += float(np.square(body).sum(dtype=np.float64))
         n_frames = n // FRAME_SAMPLES
         if n_frames:
             frames = body[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)

@@ -123,7 +123,7 @@ class Graph:
         rows: Sequence[str],
         steps: NDArray[np.int8],
         scale: NDArray[np.float32],
-        bias: NDArray[np.float32] | None = None,
+        bias: NDArray[np.floating] | None = None,
     ) -> str:
         """Add a product of rounded rows with rounded weights, as float32 (MatMulIntegerToFloat).
 

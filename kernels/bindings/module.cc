@@ -5,6 +5,7 @@
 
 #include "arrays.h"
 #include "asa/attend.h"
+#include "asa/dense.h"
 #include "asa/isa.h"
 #include "asa/log_mel.h"
 #include "asa/pitch.h"
@@ -165,6 +166,18 @@ class Head {
   asa::HeadWeights weights_;
 };
 
+Matrix multiply(const asa::Dense& dense, Mel rows) {
+  if (rows.shape(1) != static_cast<size_t>(dense.in())) {
+    throw std::invalid_argument("rows of " + std::to_string(rows.shape(1)) +
+                                " numbers do not fit a matrix [" + std::to_string(dense.in()) +
+                                ", " + std::to_string(dense.out()) + "]");
+  }
+  Matrix out = new_matrix(rows.shape(0), dense.out());
+  nb::gil_scoped_release release;
+  dense.run(rows.data(), rows.shape(0), out.data());
+  return out;
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -206,6 +219,15 @@ NB_MODULE(_kernels, m) {
   nb::class_<Head>(m, "Head")
       .def(nb::init<const std::vector<int>&, std::vector<Weights>>(), "sizes"_a, "tensors"_a)
       .def("run", &Head::run, "stats"_a.noconvert());
+  nb::class_<asa::Dense>(m, "Dense")
+      .def(
+          "__init__",
+          [](asa::Dense* self, Mel weight) {
+            new (self) asa::Dense(weight.data(), weight.shape(0), weight.shape(1));
+          },
+          "weight"_a.noconvert())
+      .def_prop_ro("out", &asa::Dense::out)
+      .def("run", &multiply, "rows"_a.noconvert());
   nb::class_<asa::LogMelWindow>(m, "LogMelWindow")
       .def(nb::init<int, size_t>(), "n_mels"_a, "window_samples"_a)
       .def_prop_ro("n_mels", &asa::LogMelWindow::n_mels)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,3 +202,22 @@ def test_speech_behind_a_text_is_no_reading_of_it() -> None:
         (samples, 16_000), text="Last summer I went to the mountains with my family."
     )
     assert AGAIN not in result.validity.reasons
+
+
+@pytest.mark.parametrize("text", [None, DEMO_TEXT])
+def test_scores_are_the_same_for_every_number_of_blas_threads(text: str | None) -> None:
+    script = (
+        "import json, sys, asa_engine\n"
+        "engine = asa_engine.load('pronunciation', threads=1)\n"
+        "text = json.loads(sys.argv[2])\n"
+        "texts = {} if text is None else {'text': text}\n"
+        "print(json.dumps(engine.assess(sys.argv[1], **texts).to_dict()['scores']))\n"
+    )
+    found = []
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", script, str(DEMO), json.dumps(text)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout)
+    assert json.loads(found[0])
+    assert found[0] == found[1]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from asa_engine.graders.lm.shapes import SAMPLE_RATE_HZ
 from asa_engine.graders.windows import Windows, log_mel_windows
 from asa_engine.kernels import LogMel
+from asa_engine.kernels.dense import product
 from asa_engine.nn.config import AudioEncoderConfig
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def phi4_log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     emphasised = (frames - np.float32(_PREEMPHASIS) * before) * np.float32(_INT16)
     spectrum = np.fft.rfft(emphasised * np.hamming(_FRAME), _FFT)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    return np.ascontiguousarray(np.log(np.maximum(power @ _triangles(), 1)).T)
+    return np.ascontiguousarray(np.log(np.maximum(product(power, _triangles()), 1)).T)
 
 
 @cache

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.graders.pronunciation.measures import Array, Indices, Segments
+from asa_engine.kernels.dense import Dense, matrix_vector, product
 
 __all__ = [
     "CLIP",
@@ -68,8 +69,8 @@ class Judged(NamedTuple):
 def phone_log_probabilities(tensors: Tensors, frames: Array) -> Array:
     """Return log-probabilities [T, C] of silence and the phones at frames [T, D]."""
     x = _norm(frames, tensors["phones.norm.weight"], tensors["phones.norm.bias"])
-    x = _silu(x @ tensors["phones.fc1.weight"].T + tensors["phones.fc1.bias"])
-    x = x @ tensors["phones.fc2.weight"].T + tensors["phones.fc2.bias"]
+    x = _silu(product(x, tensors["phones.fc1.weight"].T) + tensors["phones.fc1.bias"])
+    x = product(x, tensors["phones.fc2.weight"].T) + tensors["phones.fc2.bias"]
     x -= x.max(1, keepdims=True)
     x -= np.log(np.exp(x).sum(1, keepdims=True))
     return x
@@ -92,6 +93,7 @@ class Judge:
             if key.startswith(f"{name}.")
         }
         self._w = own
+        self._packed: dict[str, Dense] = {}
         self._heads = heads
         self._slopes = np.array(slopes_of(heads), np.float32)
         self._layers = sum(key.endswith(".qkv.weight") for key in own)
@@ -109,7 +111,7 @@ class Judge:
             owners: Word of each phone.
         """
         w = self._w
-        pictured = (frames - w["frames.mean"]) @ w["frames.directions"]
+        pictured = self._times(frames - w["frames.mean"], "frames.directions")
         parts = [phones, posteriors, pictured.astype(np.float32)]
         if words is not None:
             parts.append(words[owners])
@@ -137,7 +139,7 @@ class Judge:
         w = self._w
         standard = _standard(reading, w["reading.mean"], w["reading.scale"])
         profile = _standard(pooled.profile(), w["pooled.mean"], w["pooled.scale"])
-        pooled_rows = profile @ w["pooled.directions"]
+        pooled_rows = self._times(profile, "pooled.directions")
         whole = np.concatenate((standard, pooled_rows[: w["net_pooled"].size] * w["net_pooled"]))
         h = np.concatenate(
             [self._see(rows[b], segments.classes[b], whole) for b in blocks or (slice(None),)], 1
@@ -145,18 +147,25 @@ class Judge:
         net = self._scores(h, whole)
         place = np.concatenate((standard * w["kernel.reading"], pooled_rows * w["kernel.pooled"]))
         near = np.exp(-np.square(w["kernel.centres"] - place).sum(1))
-        kernel = near @ w["kernel.weights"] + w["kernel.mean"]
-        scores = w["blend"] * net + (1 - w["blend"]) * kernel
+        # Large weights of either sign: they cancel in float64.
+        kernel = matrix_vector(w["kernel.weights"].T, near) + w["kernel.mean"]
+        scores = (w["blend"] * net + (1 - w["blend"]) * kernel).astype(np.float32)
         if words is None:
             empty = np.zeros(0, np.float32)
             return Judged(scores, empty, empty)
         return Judged(scores, self._words(h, segments, words), self._phones(h))
 
+    def _times(self, rows: Array, name: str) -> Array:
+        """Return rows times a weight, which is packed when it is first needed."""
+        if name not in self._packed:
+            self._packed[name] = Dense(self._w[name])
+        return self._packed[name](rows)
+
     def _see(self, rows: Array, classes: NDArray[np.int64], whole: Array) -> Array:
         """Return the hidden rows of some phones that see each other, [S, P, H]."""
         w = self._w
-        h = rows @ w["input.weight"] + w["input.bias"][:, None] + w["phone"][:, classes]
-        h = h + (whole @ w["context.weight"] + w["context.bias"])[:, None]
+        h = self._times(rows, "input.weight") + w["input.bias"][:, None] + w["phone"][:, classes]
+        h = h + (self._times(whole, "context.weight") + w["context.bias"])[:, None]
         seeds, count, width = h.shape
         at = np.arange(count)
         far = self._slopes[:, None, None] * np.abs(at[:, None] - at)
@@ -164,25 +173,25 @@ class Judge:
         for layer in range(self._layers):
             name = f"layers.{layer}."
             x = _norm(h, *(w[f"{name}norm1.{part}"][:, None] for part in ("weight", "bias")))
-            qkv = x @ w[f"{name}qkv.weight"] + w[f"{name}qkv.bias"][:, None]
+            qkv = self._times(x, f"{name}qkv.weight") + w[f"{name}qkv.bias"][:, None]
             q, k, v = qkv.reshape(seeds, count, 3, self._heads, depth).transpose(2, 0, 3, 1, 4)
-            share = q @ k.transpose(0, 1, 3, 2) / np.float32(np.sqrt(depth))
-            mixed = _softmax(share - far) @ v
+            share = product(q, k.transpose(0, 1, 3, 2)) / np.float32(np.sqrt(depth))
+            mixed = product(_softmax(share - far), v)
             mixed = mixed.transpose(0, 2, 1, 3).reshape(seeds, count, width)
-            h = h + mixed @ w[f"{name}out.weight"] + w[f"{name}out.bias"][:, None]
+            h = h + self._times(mixed, f"{name}out.weight") + w[f"{name}out.bias"][:, None]
             x = _norm(h, *(w[f"{name}norm2.{part}"][:, None] for part in ("weight", "bias")))
-            x = _silu(x @ w[f"{name}fc1.weight"] + w[f"{name}fc1.bias"][:, None])
-            h = h + x @ w[f"{name}fc2.weight"] + w[f"{name}fc2.bias"][:, None]
+            x = _silu(self._times(x, f"{name}fc1.weight") + w[f"{name}fc1.bias"][:, None])
+            h = h + self._times(x, f"{name}fc2.weight") + w[f"{name}fc2.bias"][:, None]
         return _norm(h, w["norm.weight"][:, None], w["norm.bias"][:, None])
 
     def _scores(self, h: Array, whole: Array) -> Array:
         w = self._w
-        share = _softmax((h @ w["attend.weight"])[..., 0] + w["attend.bias"])
-        seen = (share[:, None] @ h)[:, 0]
+        share = _softmax(self._times(h, "attend.weight")[..., 0] + w["attend.bias"])
+        seen = product(share[:, None], h)[:, 0]
         whole = np.broadcast_to(whole, (len(h), len(whole)))
         g = np.concatenate((h.mean(1), seen, whole), 1)
-        g = _silu((g[:, None] @ w["score1.weight"])[:, 0] + w["score1.bias"])
-        found = (g[:, None] @ w["score2.weight"])[:, 0] + w["score2.bias"]
+        g = _silu(self._times(g[:, None], "score1.weight")[:, 0] + w["score1.bias"])
+        found = self._times(g[:, None], "score2.weight")[:, 0] + w["score2.bias"]
         scores: Array = found.mean(0) * w["scores.scale"] + w["scores.mean"]
         return scores
 
@@ -195,14 +204,14 @@ class Judge:
         peaks = np.maximum.reduceat(h, starts, axis=1)
         standard = np.broadcast_to(standard, (len(h), *standard.shape))
         x = np.concatenate((means, peaks, standard), 2)
-        x = _silu(x @ w["word1.weight"] + w["word1.bias"][:, None])
-        x = (x @ w["word2.weight"])[..., 0] + w["word2.bias"]
+        x = _silu(self._times(x, "word1.weight") + w["word1.bias"][:, None])
+        x = self._times(x, "word2.weight")[..., 0] + w["word2.bias"]
         found: Array = x.mean(0) * w["word_scores.scale"] + w["word_scores.mean"]
         return found
 
     def _phones(self, h: Array) -> Array:
         w = self._w
-        x = (h @ w["one.weight"])[..., 0] + w["one.bias"]
+        x = self._times(h, "one.weight")[..., 0] + w["one.bias"]
         found: Array = x.mean(0) * w["phone_scores.scale"] + w["phone_scores.mean"]
         return found
 
@@ -218,8 +227,8 @@ def slopes_of(heads: int) -> list[float]:
 def log_odds(tensors: Tensors, name: str, rows: Array) -> Array:
     """Return what a small network says of rows [N, F]: log-odds [N]."""
     x = _standard(rows, tensors[f"{name}.mean"], tensors[f"{name}.scale"])
-    x = _silu(x @ tensors[f"{name}.fc1.weight"].T + tensors[f"{name}.fc1.bias"])
-    found: Array = (x @ tensors[f"{name}.fc2.weight"].T + tensors[f"{name}.fc2.bias"])[:, 0]
+    x = _silu(product(x, tensors[f"{name}.fc1.weight"].T) + tensors[f"{name}.fc1.bias"])
+    found: Array = (product(x, tensors[f"{name}.fc2.weight"].T) + tensors[f"{name}.fc2.bias"])[:, 0]
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
+from asa_engine.kernels.dense import matrix_vector
 
 __all__ = ["KernelPrior", "pool_answer", "prior_shapes", "profile_of"]
 
@@ -77,9 +78,11 @@ class KernelPrior:
     def score(self, sums: Array) -> Array:
         """Return scores [A] in scale units of a chunk's sums [1 + M]."""
         profile, duration = profile_of(sums)
-        place = np.concatenate((self._projection @ profile + self._bias, duration * self._duration))
+        place = np.concatenate(
+            (matrix_vector(self._projection, profile) + self._bias, duration * self._duration)
+        )
         near = np.exp(-np.square(self._centres - place).sum(axis=1))
-        score: Array = self._mean + self._weights @ near
+        score: Array = self._mean + matrix_vector(self._weights, near)
         return score
 
 

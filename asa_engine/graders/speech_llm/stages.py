@@ -19,6 +19,7 @@ from asa_engine.artifacts.onnx_graph import external_files
 from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.graders.speech_llm.config import SpeechLLMConfig
 from asa_engine.graders.speech_llm.prior import KernelPrior, pool_answer
+from asa_engine.kernels.dense import matrix_vector
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.base import CausalModel, CausalSequence
 from asa_engine.language_model.opening import open_model
@@ -299,7 +300,7 @@ class SpeechLLMStages:
             rows = np.concatenate([last.tokens, rows])
         hidden = sequence.extend(rows, 1)[-1].astype(np.float64)
         sequence.rewind(length)
-        return self._audio.pool(self._weight @ hidden + self._bias, windows)
+        return self._audio.pool(matrix_vector(self._weight, hidden) + self._bias, windows)
 
     def versions(self) -> dict[str, str]:
         """Return ONNX Runtime's version."""

@@ -18,6 +18,7 @@ from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.graders.speech_llm.stages import ClipAudioStage
 from asa_engine.graders.speech_llm_session.config import SessionConfig
 from asa_engine.graders.speech_llm_session.windows import Mels
+from asa_engine.kernels.dense import matrix_vector
 from asa_engine.kernels.encoder import Encoder
 from asa_engine.language_model.opening import open_model
 from asa_engine.language_model.reading_modes import PriorReading
@@ -240,8 +241,7 @@ class SessionStages:
 
     def read(self, hidden: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the head's scores [A] of a hidden state [W], in halves of the scales."""
-        scores: NDArray[np.float64] = self._weight @ hidden.astype(np.float64) + self._bias
-        return scores
+        return matrix_vector(self._weight, hidden.astype(np.float64)) + self._bias
 
     def versions(self) -> dict[str, str]:
         """Return ONNX Runtime's version."""

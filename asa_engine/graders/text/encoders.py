@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from asa_engine.artifacts.safetensors import Tensors
 from asa_engine.errors import CheckpointError
 from asa_engine.graders.text.config import TextConfig
+from asa_engine.kernels.dense import matrix_vector
 from asa_engine.runtimes.ctranslate2 import open_model
 from asa_engine.runtimes.onnxruntime import session
 
@@ -124,7 +125,7 @@ class Head:
         Args:
             pooled: Mean outputs of BERT, [D].
         """
-        logits = self._weight @ pooled.astype(np.float64) + self._bias
+        logits = matrix_vector(self._weight, pooled.astype(np.float64)) + self._bias
         powers = np.exp(logits - logits.max())
         share = powers / powers.sum()
         return float(share @ self._scores), tuple(share.tolist())
