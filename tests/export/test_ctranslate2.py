@@ -64,22 +64,24 @@ def test_a_hugging_face_folder_becomes_the_same_model(whisper_folder: Path, tmp_
     ]
 
 
-def _words(folder: Path, precision: str, samples: NDArray[np.float32]) -> list[str]:
-    recognition = Recogniser.open(folder, precision=precision).start()
+def _words(recogniser: Recogniser, samples: NDArray[np.float32]) -> list[str]:
+    recognition = recogniser.start()
     recognition.push(samples)
     return recognition.finish().text.lower().split()
 
 
 def test_few_words_change_at_int8(whisper_folder: Path, converted: Path, corpus: Path) -> None:
+    exact = Recogniser.open(whisper_folder, precision="fp32")
+    rounded = Recogniser.open(converted, precision="int8")
     words = changed = 0
-    for utterance in read_manifest(corpus / "train.jsonl")[300:2500:900]:
+    for utterance in read_manifest(corpus / "train.jsonl")[100:2500:150]:
         samples = read_audio(utterance.audio)
-        expected = _words(whisper_folder, "fp32", samples)
+        expected = _words(exact, samples)
         words += len(expected)
-        changed += edit_distance(expected, _words(converted, "int8", samples))
-    assert words > 5
-    assert changed <= 0.1 * words  # two of these 25 words lie near enough to others
-    assert _words(converted, "int8", made.silence(2.0)) == []
+        changed += edit_distance(expected, _words(rounded, samples))
+    assert words > 80  # where one word leads to the next, a single one may change three
+    assert changed <= 0.1 * words
+    assert _words(rounded, made.silence(2.0)) == []
 
 
 def test_what_is_no_whisper_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
 from asa_engine.nn.language_model import load_language_model
 from asa_engine.nn.stored_layers import is_stored
+from asa_engine.measuring.worker import memory_mb
 from asa_export import language_model_files
 from asa_export.exporter import Job, export, plan
 from asa_export.speech import Speech, synthetic_recordings
@@ -168,25 +169,26 @@ def test_forty_gigabytes_on_a_machine_of_eight(
 
 
 CHILD = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
 from asa_engine.nn.language_model import load_language_model
 from asa_engine.graders.lm.checkpoint import add_adapters
 from asa_engine.graders.lm.shapes import LoraConfig
+from asa_engine.measuring.worker import memory_mb
 from asa_export import language_model_files
 from asa_export.language_model_files import DecoderFiles, state_of
 from asa_export.language_model_quantize import Int4Decoder
 
 torch.set_num_threads(1)
 language_model_files.LARGEST_INSIDE = 0
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = memory_mb("VmHWM")  # ru_maxrss would begin with the parent's
 model = load_language_model(sys.argv[1], stored=sys.argv[3] == "stored")
 add_adapters(model, LoraConfig.of("qwen2", 16, 32.0, 0))
 files = DecoderFiles(model, Path(sys.argv[2]), positions=512)
 state_of(files.exact(), model.embed(torch.arange(8)))
 files.write("int4", Int4Decoder())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(memory_mb("VmHWM") - before)
 """
 
 
@@ -203,7 +205,7 @@ def test_the_peak_is_near_one_layer(tmp_path: Path) -> None:
         (tmp_path / how).mkdir()
         command = [sys.executable, "-c", CHILD, str(tmp_path / "model"), str(tmp_path / how), how]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        grown[how] = int(done.stdout.split()[-1]) * 1024
+        grown[how] = float(done.stdout.split()[-1]) * 1e6
     layer = 4 * (4 * 1024 * 1024 + 3 * 1024 * 4096)
     # A layer as float32 is 67 MB; what is left is what libraries take when they are first used.
     assert grown["stored"] < 5 * layer
