@@ -24,7 +24,6 @@ from asa_engine.graders.speech_llm.model import SpeechLLM
 from asa_engine.graders.speech_llm.stages import SpeechLLMStages
 from asa_engine.nn.language_model import load_language_model
 from asa_engine.nn.stored_layers import is_stored
-from asa_engine.measuring.worker import memory_mb
 from asa_export import language_model_files
 from asa_export.exporter import Job, export, plan
 from asa_export.speech import Speech, synthetic_recordings
