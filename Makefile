@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find kernels CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 CMAKE := cmake -S . --no-warn-unused-cli
 KERNELS := $(CMAKE) -B build/kernels -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_BENCH=ON -DASA_LIBRARY=ON
+UNDEFINED = $(CMAKE) -B build/undefined -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_LIBRARY=ON -DASA_CUDA=EMULATED \
+	-DASA_SANITIZE=undefined
+ADDRESS = $(CMAKE) -B build/address -DASA_TESTS=ON -DASA_LIBRARY=ON -DASA_CUDA=EMULATED -DASA_SANITIZE=address \
+	-DPython_EXECUTABLE=$(abspath $(BIN)/python)
 JOBS ?= $(shell nproc)
 DEMO_AUDIO ?= examples/audio/demo.flac
 DEMO_TEXT ?= Last summer I went to the mountains with my family. We walked for three hours, and then we found a small lake. The water was cold.
@@ -110,12 +114,14 @@ kiosk: wasm $(VENV)/.run
 	sed -i "s/@VERSION@/$$(find build/kiosk -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c -16)/" \
 		build/kiosk/sw.js
 
-# A minute by default; a seed of its own each day.
-fuzz-device:
-	$(CMAKE) -B build/fuzz-device -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_LIBRARY=ON \
-		-DASA_SANITIZE=address,undefined
-	cmake --build build/fuzz-device --parallel $(JOBS) --target test_device_file
-	build/fuzz-device/kernels/tests/test_device_file $(or $(SECONDS),60) $$(date +%Y%m%d)
+# Half a minute each by default, in the builds that `sanitize` tests; a seed of its own each day.
+fuzz-device: $(VENV)/.dev
+	$(ADDRESS)
+	$(UNDEFINED)
+	for build in address undefined; do \
+		cmake --build build/$$build --parallel $(JOBS) --target test_device_file && \
+		build/$$build/kernels/tests/test_device_file $(or $(SECONDS),30) $$(date +%Y%m%d) || exit; \
+	done
 
 sanitize: sanitize-address sanitize-undefined sanitize-thread
 
@@ -123,8 +129,7 @@ sanitize: sanitize-address sanitize-undefined sanitize-thread
 # library comes first in every process (with libstdc++, whose exceptions it watches), and what the
 # interpreter still holds at its end is no leak.
 sanitize-address: $(VENV)/.dev
-	$(CMAKE) -B build/address -DASA_TESTS=ON -DASA_LIBRARY=ON -DASA_CUDA=EMULATED -DASA_SANITIZE=address \
-		-DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(ADDRESS)
 	cmake --build build/address --parallel $(JOBS)
 	ctest --test-dir build/address --output-on-failure
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
@@ -135,8 +140,7 @@ sanitize-address: $(VENV)/.dev
 		-k "not hugging_face and not real_weights"
 
 sanitize-undefined:
-	$(CMAKE) -B build/undefined -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_LIBRARY=ON -DASA_CUDA=EMULATED \
-		-DASA_SANITIZE=undefined
+	$(UNDEFINED)
 	cmake --build build/undefined --parallel $(JOBS)
 	ctest --test-dir build/undefined --output-on-failure
 
