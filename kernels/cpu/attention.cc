@@ -290,6 +290,7 @@ class TileAttention {
 
 template <class Score, class Op, bool kWindowed>
 void attend_at(const Attention& a, int tile, int head, float* out, int stride) {
+  const TileRegisters held;
   TileAttention<Score, Op, kWindowed> attention(a, tile, head);
   attention.find_shift(kWindowed && a.behind < kUnlimited);  // else all rows see the first key
   if (attention.run(out, stride)) return;
@@ -317,7 +318,9 @@ void attend(const Attention& a, int tile, int head, float* out, int stride) {
   }
 }
 
-#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
+#if defined(ASA_ISA_AMX)
+constexpr bool kBytes = false;  // as fast as bfloat16, and coarser
+#elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
 constexpr bool kBytes = true;
 #else
 constexpr bool kBytes = false;  // no dot products of bytes

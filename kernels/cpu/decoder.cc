@@ -27,9 +27,8 @@ Decoder::Decoder(const DecoderShape& shape, Precision precision, const Kernels& 
       shape.width % shape.heads || (precision != Precision::fp32 && precision != Precision::int8)) {
     throw std::invalid_argument("not the shape or precision of a Whisper decoder");
   }
-  const bool has_bf16 = std::strcmp(kernels_.isa, "avx512_bf16") == 0;
   inner_ = precision;
-  dense_ = precision == Precision::int8 && has_bf16 ? Precision::bf16 : Precision::fp32;
+  dense_ = precision == Precision::int8 && kernels_.gemm.bf16 ? Precision::bf16 : Precision::fp32;
   const int panel = kernels_.gemm.geometry.panel;
   stride_ = round_up(shape.width, kGroup);
   head_width_ = round_up(shape.width / shape.heads, panel);

@@ -17,7 +17,7 @@ constexpr std::size_t kHiddenBytes = 1200000;  // of a block's hidden rows: abou
 // Of the projections beside int8 feed-forward layers.
 Precision dense_of(Precision precision, const Kernels& kernels) {
   if (precision != Precision::int8) return precision;
-  if (std::strcmp(kernels.isa, "avx512_bf16") == 0) return Precision::bf16;
+  if (kernels.gemm.bf16) return Precision::bf16;
   return kernels.gemm.words16 ? Precision::int16 : Precision::fp32;
 }
 

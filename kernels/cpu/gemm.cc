@@ -318,11 +318,17 @@ constexpr bool kWords16 = true;
 #else
 constexpr bool kWords16 = false;
 #endif
+#if defined(ASA_ISA_AVX512_BF16)
+constexpr bool kBf16 = true;
+#else
+constexpr bool kBf16 = false;
+#endif
 
 }  // namespace
 
 GemmKernels gemm_kernels() {
   return {.geometry = {.rows = kRows, .panel = kPanel},
+          .bf16 = kBf16,
           .words16 = kWords16,
           .pack = pack,
           .pack_steps = pack_steps,

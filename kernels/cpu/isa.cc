@@ -6,6 +6,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -20,7 +24,7 @@ namespace asa {
 
 #if defined(__x86_64__)
 #define ASA_FOR_EACH_ISA(do) \
-  do (generic) do(avx2) do(avx_vnni) do(avx512) do(avx512_bf16)
+  do (generic) do(avx2) do(avx_vnni) do(avx512) do(avx512_bf16) do(amx)
 #elif defined(__aarch64__)
 #define ASA_FOR_EACH_ISA(do) \
   do (generic) do(neon)
@@ -38,6 +42,21 @@ bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
 }
+
+// Linux lets a process have the tile registers' memory when it asks, once for all its threads.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr int kAskForState = 0x1023, kTileData = 18;
+  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kAll = kBf16 | kTiles | kInt8;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
+  static const bool granted = syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
 #endif
 
 bool has(const std::string& isa) {
@@ -51,7 +70,9 @@ bool has(const std::string& isa) {
   if (isa == "avx2") return avx2;
   if (isa == "avx_vnni") return avx2 && has_avx_vnni();
   if (isa == "avx512") return avx512;
-  if (isa == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (isa == "avx512_bf16") return bf16;
+  if (isa == "amx") return bf16 && has_amx();
 #elif defined(__aarch64__)
   if (isa == "neon") return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #endif

@@ -70,16 +70,16 @@ ASA_INLINE void compute(const int32_t* a, const float* a_scale, const int32_t* b
   }
 }
 
-// The same for a tile that is not full: a third of it, or two, the other rows being zero.
+// The same for a tile that is not full: a part of it, or two, the other rows being zero.
 template <class Op>
 __attribute__((noinline)) void compute_some(const int32_t* a, const float* a_scale,
                                             const int32_t* b, const Linear& w, int n, int rows,
                                             Tile& c) {
-  constexpr int third = kRows / 3;
-  if (rows > 2 * third) return compute<Op, kRows>(a, a_scale, b, w, n, c);
+  constexpr int part = kRows / kParts;
+  if (rows > (kParts - 1) * part) return compute<Op, kRows>(a, a_scale, b, w, n, c);
   __builtin_memset(c, 0, sizeof(c));
-  if (rows > third) return compute<Op, 2 * third>(a, a_scale, b, w, n, c);
-  compute<Op, third>(a, a_scale, b, w, n, c);
+  if (rows > part) return compute<Op, (kParts - 1) * part>(a, a_scale, b, w, n, c);
+  compute<Op, part>(a, a_scale, b, w, n, c);
 }
 
 template <class Op>
@@ -94,6 +94,7 @@ ASA_INLINE void compute_tile(const int32_t* a, const float* a_scale, const int32
 template <class Done, class After>
 ASA_INLINE void for_each_tile(const Rows& a, const Linear& w, int begin, int end, int rows,
                               Done done, After after) {
+  const TileRegisters held;
   alignas(64) Tile c;
   const int words = words_of(w.precision, w.in);
   const int chunks = chunks_of(w.precision, w.in), groups = groups_of(w.in);

@@ -6,17 +6,38 @@
 
 namespace asa::ASA_ISA {
 
-#if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
+#if defined(ASA_ISA_AMX)
+inline constexpr int kRows = 32;   // 4 accumulators of 8 tile registers
+inline constexpr int kBlock = 8;   // rows that vectors multiply: 16 accumulators of 32
+inline constexpr int kParts = 2;   // a tile that is not full is done in such parts
+#elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
 inline constexpr int kRows = 12;  // 24 accumulators of 32 registers
+inline constexpr int kBlock = kRows, kParts = 3;
 #else
 inline constexpr int kRows = 6;  // 12 accumulators of 16 registers
+inline constexpr int kBlock = kRows, kParts = 3;
 #endif
 inline constexpr int kVectors = 2;
 inline constexpr int kPanel = kVectors * kLanes;
 inline constexpr int kTileWords = kRows * kChunkWords;
 
+}  // namespace asa::ASA_ISA
+
+#if defined(ASA_ISA_AMX)
+#include "amx.h"
+#endif
+
+namespace asa::ASA_ISA {
+
+#if !defined(ASA_ISA_AMX)
+struct TileRegisters {
+  TileRegisters() {}  // none to be held
+};
+#endif
+
 struct Fp32 {
   static constexpr Precision precision = Precision::fp32;
+  static constexpr bool kTiles = false;
   using Acc = vf;
   static ASA_INLINE vf step(vf acc, int32_t a, vi b) {
     return acc + from_bits(splat(a)) * from_bits(b);
@@ -25,6 +46,7 @@ struct Fp32 {
 
 struct Bf16 {
   static constexpr Precision precision = Precision::bf16;
+  static constexpr bool kTiles = true;
   using Acc = vf;
   static ASA_INLINE vf step(vf acc, int32_t a, vi b) {
 #if defined(ASA_ISA_AVX512_BF16)
@@ -65,6 +87,7 @@ ASA_INLINE vi madd_add(vi acc, vi a, vi b) {
 // Unsigned bytes of a times signed bytes of b, exact in int32.
 struct Int8 {
   static constexpr Precision precision = Precision::int8;
+  static constexpr bool kTiles = true;
   using Acc = vi;
 #if defined(ASA_ISA_NEON)
   static constexpr float kOffset = 128.0f;  // its dot product wants two signs: a - 128 times b
@@ -116,6 +139,7 @@ inline constexpr bool kPairs = false;
 // Integers of 16 bits, both signed, exact in int32.
 struct Int16 {
   static constexpr Precision precision = Precision::int16;
+  static constexpr bool kTiles = false;
   using Acc = vi;
   static ASA_INLINE vi step(vi acc, int32_t a, vi b) {
 #if defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
@@ -135,8 +159,8 @@ struct Int16 {
 // acc += the first R rows of one tile times the first V vectors of one panel, over `words` words
 // (all chunks of the tile).
 template <class Op, int R, int V>
-ASA_INLINE void multiply(const int32_t* a, const int32_t* b, int words,
-                         typename Op::Acc (&acc)[R][V]) {
+ASA_INLINE void multiply_vectors(const int32_t* a, const int32_t* b, int words,
+                                 typename Op::Acc (&acc)[R][V]) {
   for (; words > 0; words -= kChunkWords, a += kTileWords) {
     const int n = words < kChunkWords ? words : kChunkWords;
     for (int k = 0; k < n; ++k, b += kPanel) {
@@ -157,5 +181,35 @@ ASA_INLINE void multiply(const int32_t* a, const int32_t* b, int words,
     }
   }
 }
+
+#if defined(ASA_ISA_AMX)
+// The same on tile registers where they know the numbers; what is left of a step, and other
+// numbers, on vectors.
+template <class Op, int R, int V>
+ASA_INLINE void multiply(const int32_t* a, const int32_t* b, int words,
+                         typename Op::Acc (&acc)[R][V]) {
+  static_assert(R % kBlock == 0);
+  if constexpr (R % kTileRows == 0 && Op::kTiles) {
+    const int steps = words / kTileStep;
+    multiply_tiles<Op::precision == Precision::int8, R / kTileRows, V>(a, b, steps, acc);
+    a += steps / 2 * kTileWords + steps % 2 * kTileStep;
+    b += steps * kTileStep * kPanel;
+    words -= steps * kTileStep;
+    if (words == 0) return;
+  }
+  for (int r = 0; r < R; r += kBlock) {
+    typename Op::Acc some[kBlock][V];
+    __builtin_memcpy(some, acc + r, sizeof(some));
+    multiply_vectors<Op>(a + r * kChunkWords, b, words, some);
+    __builtin_memcpy(acc + r, some, sizeof(some));
+  }
+}
+#else
+template <class Op, int R, int V>
+ASA_INLINE void multiply(const int32_t* a, const int32_t* b, int words,
+                         typename Op::Acc (&acc)[R][V]) {
+  multiply_vectors<Op>(a, b, words, acc);
+}
+#endif
 
 }  // namespace asa::ASA_ISA

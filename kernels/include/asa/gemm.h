@@ -15,6 +15,7 @@ struct Geometry {
 // Kernels over packed matrices. Rows past `rows` in the last tile are computed and thrown away.
 struct GemmKernels {
   Geometry geometry;
+  bool bf16;  // there are products of bfloat16
   bool
       words16;  // products of 16-bit integers beat those of float32, and there are none of bfloat16
 
