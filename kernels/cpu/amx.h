@@ -8,8 +8,8 @@
 
 namespace asa::ASA_ISA {
 
-inline constexpr int kTileRows = 16;       // of a register, and its outputs, each a 32-bit word
-inline constexpr int kTileStep = 16;       // words along the inputs that one product takes
+inline constexpr int kTileRows = 16;  // of a register, and its outputs, each a 32-bit word
+inline constexpr int kTileStep = 16;  // words along the inputs that one product takes
 inline constexpr int kRowBytes = 4 * kChunkWords;
 
 // Shapes the registers of this thread, all alike, as long as it lives. Whoever multiplies holds
@@ -44,11 +44,11 @@ ASA_INLINE void multiply_tiles(const int32_t* a, const int32_t* b, int steps, vo
     _tile_loadd(2, lower, kAccBytes);
     if constexpr (kColumns == 2) _tile_loadd(3, lower + 64, kAccBytes);
   }
-#define ASA_PRODUCT(c, x, y)    \
-  if constexpr (kBytes) {       \
-    _tile_dpbusd(c, x, y);      \
-  } else {                      \
-    _tile_dpbf16ps(c, x, y);    \
+#define ASA_PRODUCT(c, x, y) \
+  if constexpr (kBytes) {    \
+    _tile_dpbusd(c, x, y);   \
+  } else {                   \
+    _tile_dpbf16ps(c, x, y); \
   }
   for (int step = 0; step < steps; ++step) {
     const int32_t* rows = a + step / 2 * kTileWords + step % 2 * kTileStep;

@@ -7,9 +7,9 @@
 namespace asa::ASA_ISA {
 
 #if defined(ASA_ISA_AMX)
-inline constexpr int kRows = 32;   // 4 accumulators of 8 tile registers
-inline constexpr int kBlock = 8;   // rows that vectors multiply: 16 accumulators of 32
-inline constexpr int kParts = 2;   // a tile that is not full is done in such parts
+inline constexpr int kRows = 32;  // 4 accumulators of 8 tile registers
+inline constexpr int kBlock = 8;  // rows that vectors multiply: 16 accumulators of 32
+inline constexpr int kParts = 2;  // a tile that is not full is done in such parts
 #elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
 inline constexpr int kRows = 12;  // 24 accumulators of 32 registers
 inline constexpr int kBlock = kRows, kParts = 3;
