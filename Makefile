@@ -24,7 +24,7 @@ HERE := $(BIN)/pip install --quiet --no-deps --no-build-isolation
 SPEECH ?= $(ASA_SHARED)/data/speechocean762/train.jsonl
 
 .PHONY: help demo test kernel-tests libasa wasm kiosk fuzz-device sanitize sanitize-address sanitize-undefined \
-	sanitize-thread neon lint format bench bench-smoke cuda cuda-tests bundles gpu-engines triton-kernels docs lock wheel test-pythons \
+	sanitize-thread neon neon32 lint format bench bench-smoke cuda cuda-tests bundles gpu-engines triton-kernels docs lock wheel test-pythons \
 	test-oldest test-newest clean fuzz-audio
 
 help:
@@ -37,7 +37,8 @@ help:
 	@echo "make wasm         the same for web pages, by emscripten, in build/wasm/package"
 	@echo "make kiosk        a page that scores who speaks to it, as static files, in build/kiosk"
 	@echo "make sanitize     the same, and fuzzing from Python, under ASan, UBSan and TSan"
-	@echo "make neon         the same, compiled for ARM and run under qemu-user"
+	@echo "make neon         the same, compiled for 64-bit ARM and run under qemu-user"
+	@echo "make neon32       libasa's part of it, for 32-bit ARM"
 	@echo "make cuda         the CUDA kernels, by nvcc, for every architecture; checked where a GPU is"
 	@echo "make cuda-tests   the same sources on an emulated GPU"
 	@echo "make lint         ruff, mypy, import-linter and clang-format"
@@ -150,14 +151,28 @@ sanitize-thread:
 	ctest --test-dir build/thread --output-on-failure -R "threads|libasa"
 
 # Without the tests of threads and changed files, which an emulated CPU takes minutes for. Then a
-# recording, whose scores are compared with this CPU's.
+# recording on a CPU of each kind, whose scores are compared with this CPU's: a Raspberry Pi 4's, one with
+# dot products, one with i8mm and bf16, too. At fp32 the three run the same code.
+NEON_PROGRAM = -L /usr/aarch64-linux-gnu $(abspath build/neon)/kernels/runtime/asa-score
+NEON_SCORES = $(BIN)/python -m pytest tests/device/test_asa_score.py
 neon: $(VENV)/.dev
 	$(CMAKE) -B build/neon -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_LIBRARY=ON \
 		-DCMAKE_TOOLCHAIN_FILE=kernels/aarch64-toolchain.cmake
 	cmake --build build/neon --parallel $(JOBS)
 	ctest --test-dir build/neon --output-on-failure --exclude-regex "threads|device_file"
-	ASA_SCORE="qemu-aarch64 -L /usr/aarch64-linux-gnu $(abspath build/neon)/kernels/runtime/asa-score" \
-	$(BIN)/python -m pytest tests/device/test_asa_score.py
+	ASA_SCORE="qemu-aarch64 -cpu cortex-a72 $(NEON_PROGRAM)" ASA_SCORE_ISA=neon $(NEON_SCORES)
+	ASA_SCORE="qemu-aarch64 -cpu neoverse-n1 $(NEON_PROGRAM)" ASA_SCORE_ISA=neon_dot $(NEON_SCORES) -k int8
+	ASA_SCORE="qemu-aarch64 -cpu max $(NEON_PROGRAM)" ASA_SCORE_ISA=neon_bf16 $(NEON_SCORES) -k int8
+
+# Only what libasa needs: the tests of language models and threads stay out.
+neon32: $(VENV)/.dev
+	$(CMAKE) -B build/neon32 -DASA_PYTHON=OFF -DASA_TESTS=ON -DASA_LIBRARY=ON \
+		-DCMAKE_TOOLCHAIN_FILE=kernels/armv7-toolchain.cmake
+	cmake --build build/neon32 --parallel $(JOBS) --target asa-score test_kernels test_ops test_models \
+		test_device_file test_libasa
+	ctest --test-dir build/neon32 --output-on-failure -R "^(kernels|ops|models|device_file|libasa)$$"
+	ASA_SCORE="qemu-arm -L /usr/arm-linux-gnueabihf $(abspath build/neon32)/kernels/runtime/asa-score" \
+	ASA_SCORE_ISA=neon $(NEON_SCORES)
 
 # nvcc as PyPI has it, where none is installed; it looks for its libraries in lib64.
 $(abspath build/cuda-toolkit/nvidia/cu13/bin/nvcc): | $(BIN)/python

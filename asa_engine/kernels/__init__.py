@@ -1,8 +1,8 @@
 """Typed functions over the compiled kernels.
 
 Each kernel is compiled once per instruction set (`generic`, `avx2`, `avx_vnni`, `avx512`,
-`avx512_bf16`, `amx`, `neon`); the best one this CPU has is used. The environment variable
-`ASA_CPU_ISA` forces one.
+`avx512_bf16`, `amx`, `neon`, `neon_dot`, `neon_bf16`); the best one this CPU has is used. The
+environment variable `ASA_CPU_ISA` forces one.
 `asa_engine.kernels.reference` holds the NumPy functions that the kernels must agree with.
 """
 

@@ -29,7 +29,7 @@ _CLOSING = ("layer_norm.weight", "layer_norm.bias")
 
 def dense_precision() -> str:
     """Return the precision, by name, of layers that a plan spares from int8, on this CPU."""
-    return "bf16" if isa() in ("avx512_bf16", "amx") else "fp32"
+    return "bf16" if isa() in ("avx512_bf16", "amx", "neon_bf16") else "fp32"
 
 
 class Encoder:

@@ -320,7 +320,8 @@ void attend(const Attention& a, int tile, int head, float* out, int stride) {
 
 #if defined(ASA_ISA_AMX)
 constexpr bool kBytes = false;  // as fast as bfloat16, and coarser
-#elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
+#elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON_DOT) || \
+    defined(ASA_ISA_NEON_BF16)
 constexpr bool kBytes = true;
 #else
 constexpr bool kBytes = false;  // no dot products of bytes

@@ -318,7 +318,7 @@ constexpr bool kWords16 = true;
 #else
 constexpr bool kWords16 = false;
 #endif
-#if defined(ASA_ISA_AVX512_BF16)
+#if defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON_BF16)
 constexpr bool kBf16 = true;
 #else
 constexpr bool kBf16 = false;

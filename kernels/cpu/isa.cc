@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(__arm__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -26,6 +26,9 @@ namespace asa {
 #define ASA_FOR_EACH_ISA(do) \
   do (generic) do(avx2) do(avx_vnni) do(avx512) do(avx512_bf16) do(amx)
 #elif defined(__aarch64__)
+#define ASA_FOR_EACH_ISA(do) \
+  do (generic) do(neon) do(neon_dot) do(neon_bf16)
+#elif defined(__arm__)
 #define ASA_FOR_EACH_ISA(do) \
   do (generic) do(neon)
 #else
@@ -74,7 +77,13 @@ bool has(const std::string& isa) {
   if (isa == "avx512_bf16") return bf16;
   if (isa == "amx") return bf16 && has_amx();
 #elif defined(__aarch64__)
-  if (isa == "neon") return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+  const bool dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+  constexpr unsigned long both = HWCAP2_I8MM | HWCAP2_BF16;
+  if (isa == "neon") return true;
+  if (isa == "neon_dot") return dot;
+  if (isa == "neon_bf16") return dot && (getauxval(AT_HWCAP2) & both) == both;
+#elif defined(__arm__)
+  if (isa == "neon") return getauxval(AT_HWCAP) & HWCAP_NEON;
 #endif
   return false;
 }

@@ -8,7 +8,7 @@ namespace {
 // Hides from the compiler where a vector comes from.
 template <class Vector>
 ASA_INLINE void hide(Vector& x) {
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(ASA_ARM)
   asm volatile("" : "+w"(x));
 #elif defined(__x86_64__)
   asm volatile("" : "+v"(x));

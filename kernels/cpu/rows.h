@@ -10,6 +10,8 @@ namespace asa::ASA_ISA {
 ASA_INLINE vi to_bf16(vf a, vf b) {
 #if defined(ASA_ISA_AVX512_BF16)
   return (vi)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+#elif defined(ASA_ISA_NEON_BF16)
+  return (vi)vcvtq_high_bf16_f32(vcvtq_low_bf16_f32((float32x4_t)a), (float32x4_t)b);
 #else
   int16_t out[2 * kLanes];
   const vi ra = bits(a) + 0x7fff + ((bits(a) >> 16) & 1);

@@ -10,7 +10,8 @@ namespace asa::ASA_ISA {
 inline constexpr int kRows = 32;  // 4 accumulators of 8 tile registers
 inline constexpr int kBlock = 8;  // rows that vectors multiply: 16 accumulators of 32
 inline constexpr int kParts = 2;  // a tile that is not full is done in such parts
-#elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || defined(ASA_ISA_NEON)
+#elif defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16) || \
+    (defined(ASA_ARM) && defined(__aarch64__))
 inline constexpr int kRows = 12;  // 24 accumulators of 32 registers
 inline constexpr int kBlock = kRows, kParts = 3;
 #else
@@ -51,6 +52,8 @@ struct Bf16 {
   static ASA_INLINE vf step(vf acc, int32_t a, vi b) {
 #if defined(ASA_ISA_AVX512_BF16)
     return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)splat(a), (__m512bh)b);
+#elif defined(ASA_ISA_NEON_BF16)
+    return (vf)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)splat(a), (bfloat16x8_t)b);
 #else
     const vi high = splat(int32_t(0xffff0000)), wide = splat(a);
     acc += from_bits(wide << 16) * from_bits(b << 16);
@@ -84,13 +87,29 @@ ASA_INLINE vi madd_add(vi acc, vi a, vi b) {
 }
 #endif
 
+#if defined(ASA_ISA_NEON)
+// acc + the products of signed bytes, four a lane. No sum of two leaves 16 bits while none of b is
+// -128, and packing makes none.
+ASA_INLINE vi multiply_add(vi acc, int8x16_t a, int8x16_t b) {
+  const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+  const int16x8_t high = vmull_s8(vget_high_s8(a), vget_high_s8(b));
+#if defined(__aarch64__)
+  const int16x8_t pairs = vpaddq_s16(low, high);
+#else
+  const int16x8_t pairs = vcombine_s16(vpadd_s16(vget_low_s16(low), vget_high_s16(low)),
+                                       vpadd_s16(vget_low_s16(high), vget_high_s16(high)));
+#endif
+  return (vi)vpadalq_s16((int32x4_t)acc, pairs);
+}
+#endif
+
 // Unsigned bytes of a times signed bytes of b, exact in int32.
 struct Int8 {
   static constexpr Precision precision = Precision::int8;
   static constexpr bool kTiles = true;
   using Acc = vi;
-#if defined(ASA_ISA_NEON)
-  static constexpr float kOffset = 128.0f;  // its dot product wants two signs: a - 128 times b
+#if defined(ASA_ISA_NEON) || defined(ASA_ISA_NEON_DOT)
+  static constexpr float kOffset = 128.0f;  // its products want two signs: a - 128 times b
 #else
   static constexpr float kOffset = 0.0f;
 #endif
@@ -112,9 +131,13 @@ struct Int8 {
     const __m256i even_b = _mm256_slli_epi16((__m256i)b, 8);
     const __m256i odd_b = (__m256i)(b & int32_t(0xff00ff00));
     return acc + (vi)_mm256_madd_epi16(even_a, even_b) + (vi)_mm256_madd_epi16(odd_a, odd_b);
-#elif defined(ASA_ISA_NEON)
+#elif defined(ASA_ISA_NEON_BF16)
+    return (vi)vusdotq_s32((int32x4_t)acc, (uint8x16_t)splat(a), (int8x16_t)b);
+#elif defined(ASA_ISA_NEON_DOT)
     return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)(splat(a) ^ splat(int32_t(0x80808080))),
                          (int8x16_t)b);
+#elif defined(ASA_ISA_NEON)
+    return multiply_add(acc, (int8x16_t)(splat(a) ^ splat(int32_t(0x80808080))), (int8x16_t)b);
 #else
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) acc += ((a >> (8 * i)) & 255) * ((b << (24 - 8 * i)) >> 24);

@@ -93,6 +93,7 @@ MappedFile::MappedFile(const char* path) {
   void* mapped = MAP_FAILED;
   int error = fstat(file, &about) ? errno : 0;
   if (!error && !S_ISREG(about.st_mode)) error = EINVAL;
+  if (!error && static_cast<std::uint64_t>(about.st_size) > SIZE_MAX) error = EFBIG;
   if (!error && about.st_size > 0) {
     mapped = mmap(nullptr, about.st_size, PROT_READ, MAP_PRIVATE, file, 0);
     if (mapped == MAP_FAILED) error = errno;

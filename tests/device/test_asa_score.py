@@ -1,4 +1,7 @@
-"""asa-score, the example: as a program, on this CPU or on one that is emulated (`ASA_SCORE`)."""
+"""asa-score, the example: as a program, on this CPU or on one that is emulated.
+
+`ASA_SCORE` is the command then, `ASA_SCORE_ISA` the instruction set that it must have chosen.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import soundfile
 from libasa import ROOT
 
 import asa_engine
+from asa_engine import kernels
 from asa_engine.evaluation.drift import BUDGETS
 
 DEMO = ROOT / "examples" / "audio" / "demo.flac"
@@ -51,6 +55,21 @@ def test_it_scores_as_the_engine_does(grader_file: Path, recording: Path, precis
         assert found["scores"][name]["value"] == pytest.approx(score.value, abs=budget.max)
     assert found["validity"]["reasons"] == []
     assert found["receipt"]["audio_sha256"] == expected.receipt["audio_sha256"]
+    isa = os.environ.get("ASA_SCORE_ISA") or kernels.isa()
+    assert found["receipt"]["kernel_isa"] == isa
+
+
+def test_a_grader_with_four_gigabytes_behind_it_is_refused(
+    grader_file: Path, recording: Path, tmp_path: Path
+) -> None:
+    """Where sizes have 32 bits, it must not be taken for the grader that it begins with."""
+    path = tmp_path / "huge.asa"
+    path.write_bytes(grader_file.read_bytes())
+    os.truncate(path, path.stat().st_size + (1 << 32))
+    done = run(path, recording)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "it has lost its end, or grown" in done.stderr or "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif("ASA_SCORE" in os.environ, reason="the same program, which emulation slows")

@@ -15,9 +15,8 @@ struct Geometry {
 // Kernels over packed matrices. Rows past `rows` in the last tile are computed and thrown away.
 struct GemmKernels {
   Geometry geometry;
-  bool bf16;  // there are products of bfloat16
-  bool
-      words16;  // products of 16-bit integers beat those of float32, and there are none of bfloat16
+  bool bf16;     // there are products of bfloat16, not only floats that stand for them
+  bool words16;  // there are none, but products of 16-bit integers beat those of float32
 
   // Packs w [out][in] and bias [out] (or null) into `to`, whose sizes and buffers are set.
   void (*pack)(const float* w, const float* bias, const Linear& to);

@@ -9,9 +9,12 @@
 #if defined(ASA_ISA_AVX2) || defined(ASA_ISA_AVX_VNNI)
 #define ASA_YMM  // eight lanes
 #endif
+#if defined(ASA_ISA_NEON) || defined(ASA_ISA_NEON_DOT) || defined(ASA_ISA_NEON_BF16)
+#define ASA_ARM
+#endif
 #if defined(ASA_YMM) || defined(ASA_ISA_AVX512) || defined(ASA_ISA_AVX512_BF16)
 #include <immintrin.h>
-#elif defined(ASA_ISA_NEON)
+#elif defined(ASA_ARM)
 #include <arm_neon.h>
 #endif
 
