@@ -52,7 +52,7 @@ DEVICES = (
 
 
 def encoder_of(config: AcousticConfig, precision: str) -> Encoder:
-    """The grader's encoder for windows of any length; its weights are random, which counts allow."""
+    """The grader's encoder, for windows of any length; counts do not see its random weights."""
     rng = np.random.default_rng(0)
 
     def read(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
