@@ -92,6 +92,11 @@ class Vocabulary:
             raise CheckpointError(f"{path} is no list of tokens", hint="fetch the model again")
         return cls(tokens, str(path))
 
+    @property
+    def tokens(self) -> Sequence[str]:
+        """All tokens, in the order of their ids."""
+        return self._tokens
+
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of tokens; bytes that make no character are left out."""
         characters = "".join(self._tokens[i] for i in ids if i < self.end)

@@ -8,7 +8,7 @@ from typing import Final
 
 from asa_engine.errors import UsageError
 
-__all__ = ["Plain", "plain", "unreadable"]
+__all__ = ["KEPT", "Plain", "plain", "unreadable"]
 
 _SAME: Final = {
     **dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u00b4\u2032\uff07\u02bb", "'"),
@@ -33,7 +33,7 @@ _LETTERS: Final = {
 }  # fmt: skip
 """Latin letters that Unicode does not take apart, as English writes them."""
 _SILENT: Final = frozenset("\u2122\u00ae\u00a9\u2117\u2120")
-_KEPT: Final = frozenset(
+KEPT: Final = frozenset(
     "$\u00a3\u20ac\u00a5\u20b9\u00a2\u20a9\u20bd\u00b0+=<>\u00b1\u00d7\u00f7~\u00b2\u00b3\u03bc\u00a7\u2030"
 )
 """Symbols that stand for words, or for none; `asa_engine.text.readings` says which, and when."""
@@ -100,7 +100,7 @@ def _plain_forms(text: str, place: int, character: str) -> str:
         if character in "\t\n\v\f\r":
             return " "
         raise unreadable(character, "a control character")
-    if character in _KEPT:
+    if character in KEPT:
         return character
     if character in _SILENT:
         return ""

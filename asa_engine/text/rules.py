@@ -25,7 +25,7 @@ from asa_engine.text.abbreviations import (
 )
 from asa_engine.text.dictionary import dictionary
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["NUMBERED", "RULES", "Rule"]
 
 Match = re.Match[str]
 Rule = Callable[[Match], str | None]
@@ -51,7 +51,7 @@ _YEAR_WORDS: Final = frozenset(
     "summer autumn fall winter between to and".split()
 )
 _KING: Final = re.compile(r"[A-Z][a-z]+$")
-_NUMBERED: Final = frozenset(
+NUMBERED: Final = frozenset(
     "chapter part act scene section volume book war type phase stage class figure table title "
     "article appendix grade level unit lesson round bowl".split()
 )
@@ -244,7 +244,7 @@ def _roman(match: Match) -> str | None:
     if value is None:
         return None
     before = match.string[: match.start()].rstrip().rpartition(" ")[2]
-    if before.lower() in _NUMBERED:
+    if before.lower() in NUMBERED:
         return say.cardinal(value)
     if len(match[2]) > 1 and _KING.fullmatch(before) and value <= 40:
         return f"the {say.ordinal(value)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Final
 
@@ -26,15 +26,28 @@ from asa_engine.nn.acoustic_tensors import (
     encoder_tensors,
     layer_weights,
 )
+from asa_engine.nn.config import WhisperEncoderConfig
 
-__all__ = ["acoustic_file"]
+__all__ = [
+    "Stored",
+    "acoustic_file",
+    "described_aspect",
+    "doubles",
+    "laid_out",
+    "pairs",
+    "text",
+    "windows",
+]
 
 MAGIC: Final = b"ASADEV\r\n"
 REVISION: Final = 1
 _ALIGNMENT: Final = 64
-_FLOAT32, _FLOAT16 = 0, 1
+_FLOAT32, _FLOAT16, _INT8, _BYTES = range(4)
+_SIZES: Final = (4, 2, 1, 1)
 
 Floats = NDArray[np.float32]
+Stored = Floats | NDArray[np.int8] | bytes
+"""A tensor; one in 8 bits, whose scales stand beside it; or what is none."""
 
 
 def acoustic_file(bundle: Bundle, precision: str, name: str) -> bytes:
@@ -53,8 +66,8 @@ def acoustic_file(bundle: Bundle, precision: str, name: str) -> bytes:
     config = AcousticConfig.from_dict(bundle.config)
     tensors = _tensors(config, Tensors(bundle.path / WEIGHTS_NAME))
     about = (config.grader, name, bundle.version, bundle.sha256, metadata.version("asa-engine"))
-    described = b"".join(_text(text) for text in (*about, precision)) + _described(config)
-    return _laid_out(described, tensors)
+    described = b"".join(text(said) for said in (*about, precision)) + _described(config)
+    return laid_out(described, tensors)
 
 
 def _tensors(config: AcousticConfig, source: Tensors) -> dict[str, Floats]:
@@ -74,16 +87,17 @@ def _tensors(config: AcousticConfig, source: Tensors) -> dict[str, Floats]:
     return found | detector_weights()
 
 
-def _laid_out(described: bytes, tensors: dict[str, Floats]) -> bytes:
+def laid_out(described: bytes, tensors: Mapping[str, Stored]) -> bytes:
+    """Return a file of a description and what it lists, in this order."""
     stored = {name: _stored(values) for name, values in tensors.items()}
     entry = struct.Struct("<IQQ")
-    size = sum(len(_text(name)) + entry.size for name in stored)
+    size = sum(len(text(name)) + entry.size for name in stored)
     described_bytes = len(described) + 4 + size
     at = 64 + described_bytes
     table, body = [struct.pack("<I", len(stored))], []
     for name, (kind, data) in stored.items():
         padding = -at % _ALIGNMENT
-        table.append(_text(name) + entry.pack(kind, at + padding, tensors[name].size))
+        table.append(text(name) + entry.pack(kind, at + padding, len(data) // _SIZES[kind]))
         body.append(bytes(padding) + data)
         at += padding + len(data)
     rest = b"".join((described, *table, *body))
@@ -91,8 +105,12 @@ def _laid_out(described: bytes, tensors: dict[str, Floats]) -> bytes:
     return header + hashlib.sha256(rest).digest() + rest
 
 
-def _stored(values: Floats) -> tuple[int, bytes]:
+def _stored(values: Stored) -> tuple[int, bytes]:
     """Return a tensor's type and bytes: float16 where that loses nothing."""
+    if isinstance(values, bytes):
+        return _BYTES, values
+    if values.dtype == np.int8:
+        return _INT8, values.tobytes()
     with np.errstate(over="ignore"):
         halves = values.astype("<f2")
     if np.array_equal(halves.astype(np.float32), values):
@@ -101,37 +119,48 @@ def _stored(values: Floats) -> tuple[int, bytes]:
 
 
 def _described(config: AcousticConfig) -> bytes:
-    encoder = config.encoder
     numbers = (
-        *(encoder.n_mels, encoder.d_model, encoder.layers, encoder.heads, encoder.ffn),
-        *(encoder.positions, config.window_samples, config.min_window_samples),
+        *windows(config.encoder, config.window_samples, config.min_window_samples),
         *(config.window_padding == "full", config.front, config.attention_heads),
         *(config.prior_width, config.prior_embedding, config.head_width, config.kernel_centres),
         config.shape.place,
     )
-    described = struct.pack(f"<{len(numbers)}I", *numbers) + _doubles(config.prior_levels)
+    described = struct.pack(f"<{len(numbers)}I", *numbers) + doubles(config.prior_levels)
     described += struct.pack("<I", len(config.aspects))
-    return described + b"".join(_aspect(aspect) for aspect in config.aspects)
+    return described + b"".join(described_aspect(aspect) for aspect in config.aspects)
 
 
-def _aspect(aspect: AspectConfig) -> bytes:
+def windows(encoder: WhisperEncoderConfig, window: int, least: int) -> tuple[int, ...]:
+    """Return an encoder's shape, the samples of a window and of the least last one."""
+    shape = (encoder.n_mels, encoder.d_model, encoder.layers, encoder.heads, encoder.ffn)
+    return (*shape, encoder.positions, window, least)
+
+
+def described_aspect(aspect: AspectConfig) -> bytes:
+    """Return an aspect as the file has it."""
     names = struct.pack("<I", len(aspect.level_names))
-    pairs = b"".join(struct.pack("<dd", *pair) for pair in aspect.sd)
     return b"".join(
         (
-            _text(aspect.name),
+            text(aspect.name),
             struct.pack("<dd", aspect.scale_min, aspect.scale_max),
-            _doubles(aspect.level_cuts),
-            names + b"".join(_text(name) for name in aspect.level_names),
-            struct.pack("<I", len(aspect.sd)) + pairs,
+            doubles(aspect.level_cuts),
+            names + b"".join(text(name) for name in aspect.level_names),
+            pairs(aspect.sd),
         )
     )
 
 
-def _doubles(values: Sequence[float]) -> bytes:
+def pairs(table: Sequence[tuple[float, float]]) -> bytes:
+    """Return a list of pairs of numbers."""
+    return struct.pack("<I", len(table)) + b"".join(struct.pack("<dd", *pair) for pair in table)
+
+
+def doubles(values: Sequence[float]) -> bytes:
+    """Return a list of numbers."""
     return struct.pack(f"<I{len(values)}d", len(values), *values)
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode()
+def text(said: str) -> bytes:
+    """Return a text: its bytes' number, and UTF-8."""
+    encoded = said.encode()
     return struct.pack("<I", len(encoded)) + encoded

@@ -60,7 +60,8 @@ typedef enum asa_status {
   ASA_ERROR_MEMORY = 5,   /* out of memory */
   ASA_ERROR_BUSY = 6,     /* another thread is in a call on this stream */
   ASA_ERROR_DEVICE = 7,   /* ASA_CPU_ISA names an instruction set that is not here */
-  ASA_ERROR_INTERNAL = 8  /* a fault of this library */
+  ASA_ERROR_INTERNAL = 8, /* a fault of this library */
+  ASA_ERROR_TEXT = 9      /* a text that cannot be read, is missing, or is of no use here */
 } asa_status;
 
 typedef struct asa_error {
@@ -106,6 +107,13 @@ ASA_API void asa_grader_close(asa_grader** grader);
 ASA_API asa_status asa_stream_open(asa_grader* grader, int sample_rate_hz, int channels,
                                    asa_stream** stream, asa_error* error);
 
+/* The same for a grader that judges the reading of a text, UTF-8, which is used no more once this
+ * returns: words and punctuation of English, at most 1,500. What is read in other words than it is
+ * written in (digits, currencies, addresses) is refused by name.
+ */
+ASA_API asa_status asa_stream_open_text(asa_grader* grader, int sample_rate_hz, int channels,
+                                        const char* text, asa_stream** stream, asa_error* error);
+
 /* Takes the next samples, as many as there are, and does the work that they make final. Floats
  * have full scale 1.0. How a recording is cut into calls changes no bit of its result.
  */
@@ -115,7 +123,7 @@ ASA_API asa_status asa_stream_feed_i16(asa_stream* stream, const int16_t* sample
                                        asa_error* error);
 
 /* Scores of the speech so far: {"audio_s": ..., "scores": {...}}, the scores empty before the first
- * window is full. *json lives until the next call on the stream.
+ * window is full; of a text the words passed by then, too, in "words". *json lives until the next call on the stream.
  */
 ASA_API asa_status asa_stream_provisional(asa_stream* stream, const char** json, asa_error* error);
 

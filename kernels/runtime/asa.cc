@@ -13,6 +13,7 @@
 #include "asa/isa.h"
 #include "asa/thread_pool.h"
 #include "grader.h"
+#include "plain_text.h"
 #include "stream.h"
 #include "version.h"
 
@@ -54,6 +55,8 @@ asa_status guarded(asa_error* error, const Work& work) noexcept {
     return fail(error, ASA_ERROR_FILE, e.what());
   } catch (const asa::AudioError& e) {
     return fail(error, ASA_ERROR_AUDIO, e.what());
+  } catch (const asa::TextError& e) {
+    return fail(error, ASA_ERROR_TEXT, e.what());
   } catch (const asa::OrderError& e) {
     return fail(error, ASA_ERROR_ORDER, e.what());
   } catch (const std::bad_alloc&) {
@@ -129,6 +132,20 @@ asa_status feed(asa_stream* stream, const Sample* samples, size_t count,
   return with(stream, error, [&](asa::Stream& s) { s.feed(samples, count); });
 }
 
+// text: null where none is known.
+asa_status start(asa_grader* grader, int sample_rate_hz, int channels, const char* text,
+                 asa_stream** stream, asa_error* error) noexcept {
+  if (!stream) return fail(error, ASA_ERROR_ARGUMENT, "asa_stream_open: stream is null");
+  *stream = nullptr;
+  if (!grader) return fail(error, ASA_ERROR_ARGUMENT, "the grader is null");
+  if (sample_rate_hz != ASA_SAMPLE_RATE_HZ || channels != 1) {
+    return fail(error, ASA_ERROR_AUDIO,
+                "16000 Hz with one channel is taken, nothing else; open the microphone so, or "
+                "convert before feeding");
+  }
+  return guarded(error, [&] { *stream = new asa_stream{asa::Stream(grader->grader, text)}; });
+}
+
 }  // namespace
 
 extern "C" {
@@ -157,6 +174,8 @@ const char* asa_status_name(asa_status status) {
       return "device";
     case ASA_ERROR_INTERNAL:
       return "internal";
+    case ASA_ERROR_TEXT:
+      return "text";
   }
   return "unknown";
 }
@@ -191,15 +210,14 @@ void asa_grader_close(asa_grader** grader) {
 
 asa_status asa_stream_open(asa_grader* grader, int sample_rate_hz, int channels,
                            asa_stream** stream, asa_error* error) {
-  if (!stream) return fail(error, ASA_ERROR_ARGUMENT, "asa_stream_open: stream is null");
-  *stream = nullptr;
-  if (!grader) return fail(error, ASA_ERROR_ARGUMENT, "the grader is null");
-  if (sample_rate_hz != ASA_SAMPLE_RATE_HZ || channels != 1) {
-    return fail(error, ASA_ERROR_AUDIO,
-                "16000 Hz with one channel is taken, nothing else; open the microphone so, or "
-                "convert before feeding");
-  }
-  return guarded(error, [&] { *stream = new asa_stream{asa::Stream(grader->grader)}; });
+  return start(grader, sample_rate_hz, channels, nullptr, stream, error);
+}
+
+asa_status asa_stream_open_text(asa_grader* grader, int sample_rate_hz, int channels,
+                                const char* text, asa_stream** stream, asa_error* error) {
+  if (stream) *stream = nullptr;
+  if (!text) return fail(error, ASA_ERROR_ARGUMENT, "asa_stream_open_text: text is null");
+  return start(grader, sample_rate_hz, channels, text, stream, error);
 }
 
 asa_status asa_stream_feed_f32(asa_stream* stream, const float* samples, size_t count,

@@ -1,6 +1,6 @@
 /* asa-score: scores a recording as a stream, chunk by chunk, with libasa.
  *
- *   asa-score [--chunk-ms N] [--threads N] [--precision P] [--live] GRADER.asa FILE.wav
+ *   asa-score [--text T] [--chunk-ms N] [--threads N] [--precision P] [--live] GRADER.asa FILE.wav
  *
  * FILE.wav is RIFF WAVE, one channel at 16 kHz, 16-bit integers or 32-bit floats.
  */
@@ -108,6 +108,7 @@ static asa_status score(asa_stream* stream, const recording* r, size_t chunk, in
 
 int main(int argc, char** argv) {
   asa_options options = {sizeof(options), 0, NULL};
+  const char* text = NULL;
   int chunk_ms = 100, live = 0, at = 1;
   for (; at < argc && !strncmp(argv[at], "--", 2); ++at) {
     const char* name = argv[at];
@@ -120,6 +121,8 @@ int main(int argc, char** argv) {
       chunk_ms = atoi(argv[++at]);
     } else if (!strcmp(name, "--threads")) {
       options.threads = atoi(argv[++at]);
+    } else if (!strcmp(name, "--text")) {
+      text = argv[++at];
     } else if (!strcmp(name, "--precision")) {
       options.precision = argv[++at];
     } else {
@@ -128,7 +131,7 @@ int main(int argc, char** argv) {
   }
   if (argc - at != 2 || chunk_ms < 1 || chunk_ms > 3600000) {
     fprintf(stderr,
-            "usage: asa-score [--chunk-ms N] [--threads N] [--precision P] [--live] "
+            "usage: asa-score [--text T] [--chunk-ms N] [--threads N] [--precision P] [--live] "
             "GRADER.asa FILE.wav\n");
     return 2;
   }
@@ -145,7 +148,11 @@ int main(int argc, char** argv) {
   asa_stream* stream = NULL;
   const char* result = NULL;
   asa_status status = asa_grader_open(grader_path, &options, &grader, &error);
-  if (!status) status = asa_stream_open(grader, r.rate_hz, r.channels, &stream, &error);
+  if (!status && text) {
+    status = asa_stream_open_text(grader, r.rate_hz, r.channels, text, &stream, &error);
+  } else if (!status) {
+    status = asa_stream_open(grader, r.rate_hz, r.channels, &stream, &error);
+  }
   if (!status) status = score(stream, &r, 16 * (size_t)chunk_ms, live, &result, &error);
   if (status) {
     fail(status == ASA_ERROR_FILE ? grader_path : path, error.message);

@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 namespace asa {
@@ -16,14 +17,24 @@ std::string Aspect::level_of(double value) const {
   return text;
 }
 
-double Aspect::sd_at(double duration_s) const {
+double table_at(const std::vector<std::pair<double, double>>& table, double x) {
   const auto after =
-      std::find_if(sd.begin(), sd.end(), [&](const auto& pair) { return pair.first > duration_s; });
-  if (after == sd.end()) return sd.back().second;
-  if (after == sd.begin()) return after->second;
-  const auto [t0, sd0] = *(after - 1);
-  const auto [t1, sd1] = *after;
-  return sd0 + (sd1 - sd0) * (duration_s - t0) / (t1 - t0);
+      std::find_if(table.begin(), table.end(), [&](const auto& pair) { return pair.first > x; });
+  if (after == table.end()) return table.back().second;
+  if (after == table.begin()) return after->second;
+  const auto [x0, y0] = *(after - 1);
+  const auto [x1, y1] = *after;
+  return y0 + (y1 - y0) * (x - x0) / (x1 - x0);
+}
+
+double rounded(double value, int decimals) {
+  const double scale = std::pow(10.0, decimals);
+  return std::nearbyint(value * scale) / scale;
+}
+
+double Aspect::sd_of(double value, double duration_s) const {
+  const double found = table_at(sd, duration_s);
+  return sd_by_score.empty() ? found : rounded(found * table_at(sd_by_score, value), 3);
 }
 
 }  // namespace asa

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config.h"
@@ -34,6 +35,11 @@ class MappedFile {
   std::vector<std::uint8_t> read_;  // where it is not mapped
 };
 
+class Cursor;
+
+// Throws FileError.
+GraderConfig read_config(Cursor& cursor);
+
 // Everything of a file is checked before anything of it is used. The bytes must outlive it.
 class DeviceFile {
  public:
@@ -51,19 +57,29 @@ class DeviceFile {
   void read(const std::string& name, std::uint64_t count, std::vector<float>& to) const;
   std::vector<float> read(const std::string& name, std::uint64_t count) const;
 
-  // Throws FileError unless it holds so many tensors.
-  void expect_tensors(std::size_t count) const;
+  // Appends numbers from `first` to before `end` of a tensor of `count`, as read() does. Of one in
+  // 8 bits both are multiples of kGroup.
+  void read_part(const std::string& name, std::uint64_t count, std::uint64_t first,
+                 std::uint64_t end, std::vector<float>& to) const;
+
+  // What is no tensor: a dictionary, a vocabulary. Throws FileError where it is missing.
+  std::string_view bytes(const std::string& name) const;
+
+  // Throws FileError unless everything that it holds has been read.
+  void expect_all_read() const;
 
  private:
-  enum class Type : std::uint32_t { float32 = 0, float16 = 1 };
+  // int8: every kGroup numbers share a scale, which stand in a tensor of their own, NAME.scale.
+  enum class Type : std::uint32_t { float32 = 0, float16 = 1, int8 = 2, bytes = 3 };
   struct Tensor {
     std::string name;
     Type type;
     std::uint64_t offset, count;
+    mutable bool is_read = false;
   };
-  class Cursor;
 
-  void read_config(Cursor& cursor);
+  const Tensor* find(const std::string& name) const;
+  const Tensor& known(const std::string& name, std::uint64_t count) const;
   void read_tensors(Cursor& cursor, std::uint64_t begin);
 
   const std::uint8_t* bytes_;

@@ -7,6 +7,7 @@
 #include "asa/isa.h"
 #include "asa/log_mel.h"
 #include "json.h"
+#include "shelf.h"
 
 namespace asa {
 namespace {
@@ -18,43 +19,20 @@ Precision precision_of(const std::string& name) {
   throw std::invalid_argument("the precision is \"" + name + "\"; take fp32, bf16 or int8");
 }
 
-// Tensors one behind the other, each where a cache line begins, as pointers.
-class Shelf {
- public:
-  Shelf(const DeviceFile& file, std::vector<float>& values) : file_(file), values_(values) {}
-
-  void add(const std::string& name, std::uint64_t count, const float** to) {
-    places_.push_back({values_.size(), to});
-    file_.read(name, count, values_);
-    values_.resize((values_.size() + 15) / 16 * 16);
-  }
-
-  // Once all are there, and move no more.
-  void point() const {
-    for (const auto& [at, to] : places_) *to = values_.data() + at;
-  }
-
- private:
-  struct Place {
-    std::size_t at;
-    const float** to;
-  };
-  const DeviceFile& file_;
-  std::vector<float>& values_;
-  std::vector<Place> places_;
-};
-
 }  // namespace
 
 Grader::Grader(const DeviceFile& file, const char* precision, int threads)
     : config_(file.config()), file_sha256_(file.sha256()) {
   precision_ = precision ? precision : config_.precision;
   read_encoder(file, threads);
-  read_head(file);
+  if (config_.reading) {
+    reading_ =
+        std::make_unique<ReadingModel>(file, config_, precision_of(precision_), *encoder_);
+  } else {
+    read_head(file);
+  }
   read_voice(file);
-  const std::size_t of_encoder = 7 + 15 * std::size_t(config_.encoder.layers);
-  const std::size_t of_head = 3 + 16 + (config_.head.centres ? 7 : 0);
-  file.expect_tensors(of_encoder + of_head + 4 + 2 * kVoiceConvolutions + 1);
+  file.expect_all_read();
   describe();
 }
 
@@ -174,7 +152,7 @@ void Grader::describe() {
     json.name("scale_min").number(aspect.scale_min);
     json.name("scale_max").number(aspect.scale_max).close();
   }
-  json.close_list().close();
+  json.close_list().name("reads_texts").truth(reading_ != nullptr).close();
   description_ = json.str();
 }
 

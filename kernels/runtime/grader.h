@@ -1,4 +1,5 @@
-// The acoustic grader of one file, ready to run: encoder, pooling, head, speech detector.
+// The grader of one file, ready to run: encoder, speech detector, and of the acoustic grader
+// pooling and head, of the pronunciation grader what judges the reading of a text.
 #pragma once
 
 #include <memory>
@@ -11,6 +12,7 @@
 #include "config.h"
 #include "device_file.h"
 #include "high_pass.h"
+#include "reading_model.h"
 
 namespace asa {
 
@@ -34,6 +36,9 @@ class Grader {
   const std::string& description() const { return description_; }
   int threads() const { return encoder_->threads(); }
 
+  // What judges readings; null in an acoustic grader.
+  const ReadingModel* reading() const { return reading_.get(); }
+
   // Adds a window's sums, [head.stats()], to `stats`. mel: [mels][mel_frames].
   void encode(const float* mel, int mel_frames, std::vector<double>& stats) const;
 
@@ -49,6 +54,7 @@ class Grader {
   HighPass high_pass_;
   std::string precision_, file_sha256_, description_;
   std::unique_ptr<Encoder> encoder_;
+  std::unique_ptr<ReadingModel> reading_;
   std::vector<float> mix_, attention_weight_, attention_bias_;
   std::vector<float> head_values_, voice_values_;  // what the pointers of the next two point into
   HeadWeights head_{};

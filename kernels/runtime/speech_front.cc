@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "asa/log_mel.h"
 #include "levels.h"
 
 namespace asa {
@@ -110,10 +111,33 @@ void SpeechFront::leave(std::vector<float>& out) {
       out.push_back(static_cast<float>(frame.samples[i] * by));
     }
     is_first = false;
+    note(frame);
   }
   waiting_.clear();
   gain_ = gain;
   has_gain_ = true;
+}
+
+void SpeechFront::note(const SpeechFrame& frame) {
+  const std::size_t source = static_cast<std::size_t>(frame.index) * kVoiceFrame;
+  const std::size_t count = frame.samples.size();
+  if (!kept_.empty() && kept_.back().source + kept_.back().samples == source) {
+    kept_.back().samples += count;
+  } else {
+    kept_.push_back({samples_out_, source, count});
+  }
+  samples_out_ += count;
+}
+
+double source_time_s(const std::vector<Kept>& kept, double time_s) {
+  if (kept.empty()) return time_s;
+  const double at = time_s * kSampleRate;
+  auto after = std::find_if(kept.begin(), kept.end(), [&](const Kept& stretch) {
+    return static_cast<double>(stretch.start) > at;
+  });
+  const Kept& stretch = after == kept.begin() ? *after : *(after - 1);
+  const double later = static_cast<double>(stretch.source) - static_cast<double>(stretch.start);
+  return time_s + later / kSampleRate;
 }
 
 void SpeechFront::Level::hear(double power) {

@@ -8,6 +8,16 @@
 
 namespace asa {
 
+// A stretch of the recording that the grader hears, in samples: where it begins in what the grader
+// hears and in the recording.
+struct Kept {
+  std::size_t start, source, samples;
+};
+
+// Where in the recording something lies that the grader heard at a time, s; where nothing is kept,
+// it heard the recording as it is.
+double source_time_s(const std::vector<Kept>& kept, double time_s);
+
 // Keeps the speech of a recording, its pauses and its near surroundings. What is kept depends on
 // the frames so far alone; a pause comes out when the speech goes on, or not at all.
 class SpeechFront {
@@ -23,6 +33,7 @@ class SpeechFront {
   void finish(std::vector<float>& out);
 
   double speech_s() const { return speech_s_; }
+  const std::vector<Kept>& kept() const { return kept_; }
 
  private:
   // Mean power of the speech so far, the newest weighing most.
@@ -43,6 +54,7 @@ class SpeechFront {
   void open(long first_speech);
   bool is_loud(const SpeechFrame& frame) const;
   void leave(std::vector<float>& out);
+  void note(const SpeechFrame& frame);
 
   const bool levels_;
   const std::size_t around_;  // frames kept before speech, and as many behind it
@@ -55,6 +67,8 @@ class SpeechFront {
   std::vector<SpeechFrame> waiting_;
   Level level_;
   double gain_ = 1;
+  std::vector<Kept> kept_;
+  std::size_t samples_out_ = 0;
 };
 
 }  // namespace asa

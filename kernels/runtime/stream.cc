@@ -41,18 +41,37 @@ double in_seconds(std::size_t samples) { return static_cast<double>(samples) / k
 
 }  // namespace
 
-Stream::Stream(std::shared_ptr<const Grader> grader)
+Stream::Stream(std::shared_ptr<const Grader> grader, const char* text)
     : grader_(std::move(grader)),
       config_(grader_->config()),
       track_(grader_->high_pass(), grader_->voice(), config_.front == Front::gated),
       front_(config_.front != Front::gated),
-      window_(config_.encoder.mels, config_.window_samples) {}
+      window_(config_.encoder.mels, config_.window_samples) {
+  const ReadingModel* const model = grader_->reading();
+  if (!model && text) {
+    throw TextError("this grader judges speech without its text; open the stream without one");
+  }
+  if (!model) return;
+  if (!text) {
+    throw TextError("this grader judges the reading of a text; open the stream with the text");
+  }
+  const Stopwatch lap(spent_.backbone);
+  reading_.emplace(*model, *config_.reading, text);
+}
 
 void Stream::check_open(std::size_t count) const {
   if (is_finished_) throw OrderError("the stream is finished; open another one");
   if (count > kMostSamples - samples_) {
     throw AudioError("the audio is longer than 14400 s; cut it into parts");
   }
+  check_length();
+}
+
+// What a call that failed has taken is not taken back, so a reading is refused with the next one.
+void Stream::check_length() const {
+  if (!reading_ || !reading_->is_too_long()) return;
+  throw AudioError("the reading is longer than " + seconds(config_.reading->most_samples) +
+                   "; judge it paragraph by paragraph");
 }
 
 void Stream::feed(const float* samples, std::size_t count) {
@@ -112,6 +131,7 @@ void Stream::hear(SpeechFrame frame, std::vector<float>& heard) {
 
 void Stream::grade(const std::vector<float>& heard) {
   heard_ += heard.size();
+  if (reading_) reading_->push(heard.data(), heard.size());
   for (std::size_t at = 0; at < heard.size();) {
     const std::size_t n = std::min(heard.size() - at, window_.window_samples() - window_.samples());
     {
@@ -134,7 +154,11 @@ void Stream::encode() {
   }
   const Stopwatch lap(spent_.encoder);
   asked_.reset();
-  grader_->encode(mel.data(), frames, stats_);
+  if (reading_) {
+    reading_->take(mel.data(), frames);
+  } else {
+    grader_->encode(mel.data(), frames, stats_);
+  }
 }
 
 Stream::Grade Stream::grade_of(std::size_t samples) {
@@ -142,13 +166,23 @@ Stream::Grade Stream::grade_of(std::size_t samples) {
   return {grader_->head(stats_), samples};
 }
 
+std::optional<ReadingGrade> Stream::judge(bool is_final) {
+  if (!reading_) return std::nullopt;
+  const Stopwatch lap(spent_.backbone);
+  return is_final ? reading_->finish() : reading_->provisional();
+}
+
 const std::string& Stream::provisional() {
   if (is_finished_) throw OrderError("the stream is finished; its result has the final scores");
   if (!asked_ && !stats_.empty()) asked_ = grade_of(encoded_);
   JsonWriter json;
   json.open().name("audio_s").number(in_seconds(samples_)).name("scores");
-  if (asked_) {
-    write_scores(json, *asked_);
+  if (const auto reading = judge(false)) {
+    write_reading(json, *reading);
+    write_words(json, *reading);
+  } else if (asked_) {
+    write_scores(json, asked_->output.scores, in_seconds(asked_->samples));
+    json.close();
   } else {
     json.open().close();
   }
@@ -159,6 +193,7 @@ const std::string& Stream::provisional() {
 const std::string& Stream::finish() {
   if (is_finished_) return json_;
   if (!samples_) throw OrderError("the audio holds 0 samples; feed some before the end");
+  check_length();
   double unused = 0;
   const Stopwatch lap(unused);
   std::vector<float> heard;
@@ -183,10 +218,13 @@ const std::string& Stream::finish() {
   }
   std::optional<double> speech_s;
   if (config_.front != Front::whole) speech_s = front_.speech_s();
-  const Validity validity = monitor_.finish(levels_, speech_s);
+  Validity validity = monitor_.finish(levels_, speech_s);
+  const auto reading = judge(true);
+  if (reading && reading->reason) validity.reasons.emplace_back(reading->reason);
+  if (reading && !reading->is_scorable) validity.scorable = false;
   std::optional<Grade> found;
   if (!stats_.empty()) found = grade_of(heard_);
-  json_ = assessment(validity, found, tail_ms_ + lap.so_far_ms());
+  json_ = assessment(validity, found, reading, tail_ms_ + lap.so_far_ms());
   is_finished_ = true;
   return json_;
 }

@@ -12,6 +12,7 @@
 #include "asa/log_mel.h"
 #include "grader.h"
 #include "json.h"
+#include "reading.h"
 #include "sha256.h"
 #include "speech_front.h"
 #include "speech_track.h"
@@ -31,12 +32,13 @@ struct OrderError : std::logic_error {
 
 // Time by stage, ms.
 struct Spent {
-  double decode = 0, features = 0, encoder = 0, head = 0;
+  double decode = 0, features = 0, encoder = 0, backbone = 0, head = 0;
 };
 
 class Stream {
  public:
-  explicit Stream(std::shared_ptr<const Grader> grader);
+  // text: what is read, for graders that judge that; null for the others. Throws TextError.
+  Stream(std::shared_ptr<const Grader> grader, const char* text);
 
   // Samples at 16 kHz; an error leaves the stream as it was. Throw AudioError, OrderError.
   void feed(const float* samples, std::size_t count);
@@ -56,14 +58,22 @@ class Stream {
   };
 
   void check_open(std::size_t count) const;
+  void check_length() const;
   void take(const float* samples, std::size_t count);
   void hear(SpeechFrame frame, std::vector<float>& heard);
   void grade(const std::vector<float>& heard);
   void encode();
   Grade grade_of(std::size_t samples);
-  void write_scores(JsonWriter& json, const Grade& grade) const;
+  std::optional<ReadingGrade> judge(bool is_final);
+  void write_scores(JsonWriter& json, const std::vector<float>& scores, double seconds) const;
+  void write_score(JsonWriter& json, double value, double most) const;
+  void write_reading(JsonWriter& json, const ReadingGrade& grade) const;
+  void write_words(JsonWriter& json, const ReadingGrade& grade) const;
+  void write_times(JsonWriter& json, Span frames) const;
+  void write_phone(JsonWriter& json, const JudgedPhone& phone) const;
+  void write_prior(JsonWriter& json, const std::vector<float>& shares) const;
   std::string assessment(const Validity& validity, const std::optional<Grade>& grade,
-                         double time_to_score_ms) const;
+                         const std::optional<ReadingGrade>& reading, double time_to_score_ms) const;
   void write_receipt(JsonWriter& json) const;
 
   std::shared_ptr<const Grader> grader_;
@@ -79,6 +89,7 @@ class Stream {
   std::size_t heard_ = 0;      // passed on to the grader
   std::size_t encoded_ = 0;    // of them, in closed windows
   std::optional<Grade> asked_;
+  std::optional<Reading> reading_;  // where a text is read
   std::string json_;
   bool is_finished_ = false;
   Spent spent_;

@@ -233,4 +233,5 @@ ENTRY = GraderEntry(
     trainer="asa_engine.training.pronunciation.trainer:train",
     recipe="asa_engine.training.pronunciation.recipe:PronunciationRecipe",
     exporter="asa_export.pronunciation:EXPORTER",
+    device="asa_export.device_reading:pronunciation_file",
 )
