@@ -51,11 +51,11 @@ class Grader:
         return json.loads(self._library.asa_grader_describe(self._handle))
 
     def assess(
-        self, samples: np.ndarray, chunks: list[int]
+        self, samples: np.ndarray, chunks: list[int], said: str | None = None
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Feed samples in chunks of these sizes, again and again; return result and provisionals.
 
-        Provisionals are asked for after every chunk.
+        Provisionals are asked for after every chunk. `said` is the text that is read, if known.
         """
         feed = {
             np.dtype(np.float32): self._library.asa_stream_feed_f32,
@@ -63,7 +63,11 @@ class Grader:
         }[samples.dtype]
         samples = np.ascontiguousarray(samples)
         stream, text = ctypes.c_void_p(), ctypes.c_char_p()
-        self._call(self._library.asa_stream_open, self._handle, 16_000, 1, ctypes.byref(stream))
+        start = [self._library.asa_stream_open, self._handle, 16_000, 1]
+        if said is not None:
+            start[0] = self._library.asa_stream_open_text
+            start.append(said.encode("utf-8", "surrogatepass"))
+        self._call(*start, ctypes.byref(stream))
         provisional = []
         try:
             at = turn = 0

@@ -29,7 +29,7 @@ std::vector<Pronunciation> phones_of(std::string_view coded) {
     }
     const int code = static_cast<std::uint8_t>(c) - kFirst;
     need(code >= 0 && code < kSymbols, "its dictionary has unknown phones");
-    found.back().push_back(static_cast<std::uint8_t>(code));
+    found.back().push_back(code);
   }
   for (const Pronunciation& said : found) need(!said.empty(), "its dictionary has a silent word");
   return found;

@@ -105,7 +105,7 @@ JudgedWord Reading::inserted(int gap, Span frames, double odds, const Heard& hea
   }
   if (count >= kLeastInserted) frames = {first, last};
   JudgedWord found;
-  found.text = "?";
+  found.text.assign(1, '?');
   found.error = "insertion";
   if (gap) {
     std::vector<int> classes;

@@ -26,8 +26,7 @@ Grader::Grader(const DeviceFile& file, const char* precision, int threads)
   precision_ = precision ? precision : config_.precision;
   read_encoder(file, threads);
   if (config_.reading) {
-    reading_ =
-        std::make_unique<ReadingModel>(file, config_, precision_of(precision_), *encoder_);
+    reading_ = std::make_unique<ReadingModel>(file, config_, precision_of(precision_), *encoder_);
   } else {
     read_head(file);
   }

@@ -52,7 +52,8 @@ LetterModel::LetterModel(std::string_view packed) {
   sounds_.emplace_back();
   for (int unit = 1; unit <= units; ++unit) {
     of_letter_[reader.byte()].push_back(static_cast<std::uint8_t>(unit));
-    sounds_.push_back(reader.column(reader.byte()));
+    const auto codes = reader.column(reader.byte());
+    sounds_.emplace_back(codes.begin(), codes.end());
     for (const int code : sounds_.back()) need(code < kSymbols, "its letter model has no phones");
   }
   const std::size_t count = reader.byte();

@@ -62,9 +62,9 @@ int symbol_stress(int symbol) { return tables().symbols[symbol].stress; }
 const std::string& symbol_ipa(int symbol) { return tables().symbols[symbol].ipa; }
 const std::string& class_name(int phone_class) { return tables().classes[phone_class]; }
 
-std::uint8_t symbol_named(const std::string& name) {
+int symbol_named(const std::string& name) {
   for (int symbol = 0; symbol < kSymbols; ++symbol) {
-    if (symbol_name(symbol) == name) return static_cast<std::uint8_t>(symbol);
+    if (symbol_name(symbol) == name) return symbol;
   }
   throw std::logic_error(name + " is no phone");
 }

@@ -1,7 +1,6 @@
 // ARPAbet phones, as asa_engine/text/phones.py has them.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,7 +8,7 @@ namespace asa {
 
 // Phones with vowels' stress, one code each: an index into SYMBOLS of
 // asa_engine/text/dictionary.py.
-using Pronunciation = std::vector<std::uint8_t>;
+using Pronunciation = std::vector<int>;
 
 inline constexpr int kSymbols = 69;
 inline constexpr int kPhones = 39;            // without stress
@@ -25,7 +24,7 @@ const std::string& symbol_ipa(int symbol);
 const std::string& class_name(int phone_class);
 
 // The symbol of a name; throws std::logic_error for one that is none.
-std::uint8_t symbol_named(const std::string& name);
+int symbol_named(const std::string& name);
 
 // Whether a symbol is a vowel.
 inline bool is_vowel(int symbol) { return symbol_stress(symbol) >= 0; }

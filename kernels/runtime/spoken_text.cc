@@ -192,7 +192,7 @@ TextReader::Token TextReader::token(const PlainText& plain, std::string_view ori
   const std::size_t end = word_end(text, at);
   if (end == at) {
     if (text[at] == '&') return {at + 1, {"and"}};
-    if (!is_one_of(text[at], kSilent)) refused(at + 1);
+    if (!is_one_of(text[at], kSilent)) refused(std::min(text.find(' ', at), text.size()));
     return {at, {}};
   }
   const std::string_view written = text.substr(at, end - at);

@@ -91,12 +91,13 @@ void Vocabulary::join(std::string_view piece, std::vector<int>& ids) const {
 
 std::string Vocabulary::plain(int token) const {
   if (token < 0 || token >= end_ || token >= static_cast<int>(tokens_.size())) return {};
-  std::string text = tokens_[token];
-  for (std::size_t at; (at = text.find(kSpace)) != std::string::npos;) {
-    text.replace(at, kSpace.size(), " ");
+  std::string text;
+  for (std::string_view rest = tokens_[token]; !rest.empty();) {
+    const bool is_space = rest.substr(0, kSpace.size()) == kSpace;
+    if (!is_space && static_cast<unsigned char>(rest[0]) >= 0x80) return {};
+    text += is_space ? ' ' : rest[0];
+    rest.remove_prefix(is_space ? kSpace.size() : 1);
   }
-  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
-  if (!std::all_of(text.begin(), text.end(), is_ascii)) return {};
   return lowered(stripped(text, ' '));
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from asa_engine.bundle import Bundle
 from asa_export.device import acoustic_file
+from asa_export.device_reading import pronunciation_file
 
 PRECISION = "int8"
 
@@ -25,4 +26,11 @@ def library() -> Path:
 def grader_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("device") / "grader.asa"
     path.write_bytes(acoustic_file(Bundle.open("acoustic"), PRECISION, "acoustic"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def reading_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("device") / "reading.asa"
+    path.write_bytes(pronunciation_file(Bundle.open("pronunciation"), PRECISION, "pronunciation"))
     return path
