@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "asa.h"
-#include "tiny_grader.h"
+#include "tiny_reading.h"
 
 namespace {
 
@@ -66,8 +66,16 @@ std::string without_timing(const char* json) {
   return text.substr(0, text.find("\"timing\"")) + text.substr(text.find("\"receipt\""));
 }
 
+asa_stream* reading_of(asa_grader* grader, const char* text = kTinyText) {
+  asa_stream* stream = nullptr;
+  asa_error error{};
+  check(!asa_stream_open_text(grader, 16000, 1, text, &stream, &error), error.message);
+  return stream;
+}
+
 std::string score(asa_grader* grader, const std::vector<float>& sound, std::size_t chunk) {
-  asa_stream* stream = stream_of(grader);
+  const bool reads = std::strstr(asa_grader_describe(grader), "\"reads_texts\": true");
+  asa_stream* stream = reads ? reading_of(grader) : stream_of(grader);
   const char* json = nullptr;
   asa_error error;
   for (std::size_t at = 0; at < sound.size(); at += chunk) {
@@ -202,8 +210,59 @@ void test_chunks() {
   }
 }
 
-void test_threads() {
-  asa_grader* grader = open(2, 2);
+asa_grader* open_reader(int threads = 1) {
+  const Bytes file = tiny_reading_file();
+  const asa_options options = {sizeof(options), threads, nullptr};
+  asa_grader* grader = nullptr;
+  asa_error error;
+  check(!asa_grader_open_bytes(file.data(), file.size(), &options, &grader, &error), error.message);
+  return grader;
+}
+
+void test_readings() {
+  asa_grader* grader = open_reader();
+  asa_error error;
+  asa_stream* stream = nullptr;
+  const auto refused = [&](const char* text, const char* why) {
+    const asa_status status = asa_stream_open_text(grader, 16000, 1, text, &stream, &error);
+    check(status == ASA_ERROR_TEXT && !stream && std::strstr(error.message, why), error.message);
+  };
+  refused("", "no word");
+  refused("It is 5 pm", "'5'");
+  refused("\xff", "UTF-8");
+  refused("\xe4\xbd\xa0", "cannot be read aloud");
+  refused("a.b", "'a.b'");
+  refused("\a", "control character");
+  check(asa_stream_open_text(grader, 16000, 1, nullptr, &stream, &error) == ASA_ERROR_ARGUMENT,
+        "no text");
+  check(asa_stream_open_text(nullptr, 16000, 1, "a", &stream, &error) == ASA_ERROR_ARGUMENT,
+        "no grader");
+  check(asa_stream_open_text(grader, 8000, 1, "a", &stream, &error) == ASA_ERROR_AUDIO, "8 kHz");
+  check(asa_stream_open(grader, 16000, 1, &stream, &error) == ASA_ERROR_TEXT && !stream,
+        "a grader of readings wants a text");
+  asa_grader* acoustic = open();
+  check(asa_stream_open_text(acoustic, 16000, 1, "a", &stream, &error) == ASA_ERROR_TEXT,
+        "an acoustic grader wants none");
+  asa_grader_close(&acoustic);
+
+  const std::vector<float> sound = bursts(3.3, 5);
+  const std::string whole = score(grader, sound, sound.size());
+  check(whole.find("\"words\"") != std::string::npos, "the tiny grader judges words: " + whole);
+  for (const std::size_t chunk : {std::size_t{1}, std::size_t{511}, std::size_t{16001}}) {
+    check(score(grader, sound, chunk) == whole, "chunks of " + std::to_string(chunk));
+  }
+  stream = reading_of(grader);
+  const char* json = nullptr;
+  check(!asa_stream_feed_f32(stream, sound.data(), sound.size(), &error), error.message);
+  check(!asa_stream_provisional(stream, &json, &error), error.message);
+  check(std::strstr(json, "\"fluency\""), "provisional scores");
+  asa_grader_close(&grader);  // the stream keeps what it needs
+  check(!asa_stream_finish(stream, &json, &error), error.message);
+  check(without_timing(json) == whole, "asking does not change what comes");
+  asa_stream_close(&stream);
+}
+
+void test_threads(asa_grader* grader) {
   const std::vector<float> sound = bursts(2.2, 6);
   const std::string alone = score(grader, sound, 1600);
   std::array<std::string, 4> found;
@@ -215,7 +274,8 @@ void test_threads() {
   for (const std::string& one : found) check(one == alone, "threads share a grader");
 
   // Two threads on one stream: one gets through, the other hears that it is busy.
-  asa_stream* stream = stream_of(grader);
+  const bool reads = std::strstr(asa_grader_describe(grader), "\"reads_texts\": true");
+  asa_stream* stream = reads ? reading_of(grader) : stream_of(grader);
   std::atomic<int> odd{0};
   threads.clear();
   for (int i = 0; i < 2; ++i) {
@@ -233,19 +293,22 @@ void test_threads() {
 }
 
 // Fails the n-th allocation and all after it, for every n until nothing fails.
-void test_memory() {
-  const Bytes file = tiny_file();
+void test_memory(const Bytes& file, const char* text) {
   const std::vector<float> sound = bursts(1.5, 8);
   bool done = false;
   long n = 0;
-  for (; !done; n += n < 40 ? 1 : 7) {
+  for (; !done; n += n < 40 ? 1 : n < 2000 ? 7 : 97) {
     asa_error error{};
     asa_grader* grader = nullptr;
     asa_stream* stream = nullptr;
     const char* json = nullptr;
     allocations_left = n;
     asa_status status = asa_grader_open_bytes(file.data(), file.size(), nullptr, &grader, &error);
-    if (!status) status = asa_stream_open(grader, 16000, 1, &stream, &error);
+    if (!status && text) {
+      status = asa_stream_open_text(grader, 16000, 1, text, &stream, &error);
+    } else if (!status) {
+      status = asa_stream_open(grader, 16000, 1, &stream, &error);
+    }
     if (!status) status = asa_stream_feed_f32(stream, sound.data(), sound.size(), &error);
     if (!status) status = asa_stream_provisional(stream, &json, &error);
     if (!status) status = asa_stream_finish(stream, &json, &error);
@@ -271,7 +334,10 @@ int main() {
   test_options();
   test_order_and_audio();
   test_chunks();
-  test_threads();
-  test_memory();
+  test_readings();
+  test_threads(open(2, 2));
+  test_threads(open_reader(2));
+  test_memory(tiny_file(), nullptr);
+  test_memory(tiny_reading_file(), kTinyText);
   return result();
 }

@@ -41,12 +41,14 @@ struct TinyTensor {
   std::string name;
   std::size_t count;
   float scale;
+  std::string bytes = {};  // what it holds, where it is no tensor
+  bool is_int8 = false;    // its scales come behind it
 };
 
 inline constexpr std::uint32_t kTinyWindow = 16000;
 
-inline std::vector<TinyTensor> tiny_tensors() {
-  constexpr std::size_t d = 16, inner = 32, mels = 16, positions = 50, heads = 2;
+inline std::vector<TinyTensor> tiny_encoder(std::size_t positions) {
+  constexpr std::size_t d = 16, inner = 32, mels = 16;
   std::vector<TinyTensor> all = {{"encoder.conv1.weight", d * mels * 3, 0.1f},
                                  {"encoder.conv1.bias", d, 0.1f},
                                  {"encoder.conv2.weight", d * d * 3, 0.1f},
@@ -72,11 +74,33 @@ inline std::vector<TinyTensor> tiny_tensors() {
       all.push_back({"encoder.layers." + std::string(layer) + name, count, 0.2f});
     }
   }
+  all.push_back({"encoder.layer_norm.weight", d, 1});
+  all.push_back({"encoder.layer_norm.bias", d, 0.1f});
+  return all;
+}
+
+inline std::vector<TinyTensor> tiny_voice() {
+  return {{"voice.basis", 258 * 256, 0},
+          {"voice.convolution.0.weight", 128 * 3 * 129, 0},
+          {"voice.convolution.1.weight", 64 * 3 * 128, 0},
+          {"voice.convolution.2.weight", 64 * 3 * 64, 0},
+          {"voice.convolution.3.weight", 128 * 3 * 64, 0},
+          {"voice.convolution.0.bias", 128, 0},
+          {"voice.convolution.1.bias", 64, 0},
+          {"voice.convolution.2.bias", 64, 0},
+          {"voice.convolution.3.bias", 128, 0},
+          {"voice.lstm.weight", 512 * 256, 0},
+          {"voice.lstm.bias", 512, 0},
+          {"voice.output.weight", 128, 0},
+          {"voice.output.bias", 1, 0}};
+}
+
+inline std::vector<TinyTensor> tiny_tensors() {
+  constexpr std::size_t d = 16, heads = 2;
+  std::vector<TinyTensor> all = tiny_encoder(50);
   constexpr std::size_t pooled = (2 + heads) * d, hidden = 8, prior = 8, levels = 3, place = 4;
   constexpr std::size_t embedding = 4, aspects = 2, centres = 5, sums = 3 * d;
-  const TinyTensor head[] = {{"encoder.layer_norm.weight", d, 1},
-                             {"encoder.layer_norm.bias", d, 0.1f},
-                             {"layer_weights", 3, 1},
+  const TinyTensor head[] = {{"layer_weights", 3, 1},
                              {"attention.weight", heads * d, 0.3f},
                              {"attention.bias", heads, 0.3f},
                              {"prior_norm.weight", d, 1},
@@ -103,19 +127,7 @@ inline std::vector<TinyTensor> tiny_tensors() {
                              {"kernel_weights", aspects * centres, 0.3f},
                              {"kernel_mean", aspects, 1}};
   all.insert(all.end(), std::begin(head), std::end(head));
-  const TinyTensor voice[] = {{"voice.basis", 258 * 256, 0},
-                              {"voice.convolution.0.weight", 128 * 3 * 129, 0},
-                              {"voice.convolution.1.weight", 64 * 3 * 128, 0},
-                              {"voice.convolution.2.weight", 64 * 3 * 64, 0},
-                              {"voice.convolution.3.weight", 128 * 3 * 64, 0},
-                              {"voice.convolution.0.bias", 128, 0},
-                              {"voice.convolution.1.bias", 64, 0},
-                              {"voice.convolution.2.bias", 64, 0},
-                              {"voice.convolution.3.bias", 128, 0},
-                              {"voice.lstm.weight", 512 * 256, 0},
-                              {"voice.lstm.bias", 512, 0},
-                              {"voice.output.weight", 128, 0},
-                              {"voice.output.bias", 1, 0}};
+  const std::vector<TinyTensor> voice = tiny_voice();
   all.insert(all.end(), std::begin(voice), std::end(voice));
   return all;
 }
@@ -150,39 +162,58 @@ inline FileWriter tiny_description(std::uint32_t front) {
   return about.text("overall").put(0.0).put(10.0).numbers({}).put(std::uint64_t{0});
 }
 
-// front: 0 whole, 1 levelled, 2 gated. Its detector takes every frame for speech that is louder
-// than the quietest.
-inline Bytes tiny_file(std::uint32_t front = 2) {
-  const std::vector<TinyTensor> tensors = tiny_tensors();
-  FileWriter about = tiny_description(front);
+// A sealed file of a description and tensors of noise.
+inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors) {
+  std::vector<TinyTensor> all;
+  for (const TinyTensor& tensor : tensors) {
+    all.push_back(tensor);
+    if (tensor.is_int8) all.push_back({tensor.name + ".scale", tensor.count / 128, 0.01f});
+  }
   std::size_t listed = sizeof(std::uint32_t);
-  for (const TinyTensor& tensor : tensors) listed += 4 + tensor.name.size() + 20;
+  for (const TinyTensor& tensor : all) listed += 4 + tensor.name.size() + 20;
   const std::size_t described = about.bytes.size() + listed;
   FileWriter file;
   for (const char c : {'A', 'S', 'A', 'D', 'E', 'V', '\r', '\n'}) file.put(c);
   file.put(std::uint32_t{1}).put(static_cast<std::uint32_t>(described));
   file.bytes.resize(64);
   FileWriter body;
-  about.put(static_cast<std::uint32_t>(tensors.size()));
+  about.put(static_cast<std::uint32_t>(all.size()));
   unsigned seed = 0;
-  for (const TinyTensor& tensor : tensors) {
+  for (const TinyTensor& tensor : all) {
     body.bytes.resize((64 + described + body.bytes.size() + 63) / 64 * 64 - 64 - described);
     const bool is_half = tensor.scale == 0 && tensor.count > 1;  // zeros, in half the bytes
-    about.text(tensor.name).put(std::uint32_t{is_half});
+    const std::uint32_t type = !tensor.bytes.empty() ? 3 : tensor.is_int8 ? 2 : is_half;
+    const std::size_t count = type == 3 ? tensor.bytes.size() : tensor.count;
+    about.text(tensor.name).put(type);
     about.put<std::uint64_t>(64 + described + body.bytes.size());
-    about.put(static_cast<std::uint64_t>(tensor.count));
-    if (is_half) {
+    about.put(static_cast<std::uint64_t>(count));
+    const std::vector<float> values = noise(count, tensor.scale, ++seed);
+    if (type == 3) {
+      body.bytes.insert(body.bytes.end(), tensor.bytes.begin(), tensor.bytes.end());
+    } else if (type == 2) {
+      for (const float value : values) {
+        body.put(static_cast<std::int8_t>(std::fmin(std::fmax(100 * value, -127), 127)));
+      }
+    } else if (is_half) {
       body.bytes.resize(body.bytes.size() + 2 * tensor.count);
     } else if (tensor.scale == 0) {
       body.put(5.0f);
     } else {
-      for (const float value : noise(tensor.count, tensor.scale, ++seed)) body.put(value);
+      for (const float value : values) {
+        body.put(tensor.name.find("scale") == std::string::npos ? value : std::fabs(value) + 0.01f);
+      }
     }
   }
   file.bytes.insert(file.bytes.end(), about.bytes.begin(), about.bytes.end());
   file.bytes.insert(file.bytes.end(), body.bytes.begin(), body.bytes.end());
   seal(file.bytes);
   return file.bytes;
+}
+
+// front: 0 whole, 1 levelled, 2 gated. Its detector takes every frame for speech that is louder
+// than the quietest.
+inline Bytes tiny_file(std::uint32_t front = 2) {
+  return laid_out(tiny_description(front), tiny_tensors());
 }
 
 // Bursts of noise over a quiet floor: what the tiny detector takes for speech.
