@@ -92,12 +92,13 @@ kernel-tests:
 	cmake --build build/kernels --parallel $(JOBS)
 	ctest --test-dir build/kernels --output-on-failure
 
-# What a device needs: bin/asa-score, include, lib, and the shipped grader as one file.
+# What a device needs: bin/asa-score, include, lib, and each shipped grader as one file.
 libasa: $(VENV)/.run
 	$(KERNELS)
 	cmake --build build/kernels --parallel $(JOBS) --target asa asa_shared asa-score
 	cmake --install build/kernels --prefix build/libasa --component libasa
 	$(BIN)/asa-engine export acoustic -o build/libasa/grader.asa --target device --force
+	$(BIN)/asa-engine export pronunciation -o build/libasa/reading.asa --target device --force
 
 # The web package, in build/wasm/package. Debian's emscripten finds its JavaScript in Debian's place.
 wasm:

@@ -1,6 +1,6 @@
 /** Why a call failed: names of libasa's statuses. */
 export type Status =
-  "argument" | "order" | "audio" | "file" | "memory" | "busy" | "device" | "internal";
+  "argument" | "order" | "audio" | "file" | "memory" | "busy" | "device" | "internal" | "text";
 
 /** One line says what is wrong and what to do. */
 export class AsaError extends Error {
@@ -13,9 +13,33 @@ export interface Score {
   value: number;
   scale_min: number;
   scale_max: number;
-  level: string;
+  /** Of the recording's scores. */
+  level?: string;
   /** Expected error for this much speech, where it was measured. */
   sd?: number;
+}
+
+export interface Phone {
+  /** ARPAbet. */
+  phone: string;
+  ipa: string;
+  start_s: number;
+  end_s: number;
+  /** The phone that was said in its place, where it was poor. */
+  heard?: string;
+  score: Score;
+}
+
+/** A word of the text, or what was said beyond it. */
+export interface Word {
+  text: string;
+  start_s?: number;
+  end_s?: number;
+  error: "none" | "mispronunciation" | "omission" | "insertion" | "repetition";
+  /** Probability that `error` is right. */
+  confidence: number;
+  score?: Score;
+  phones?: Phone[];
 }
 
 export interface Provisional {
@@ -23,6 +47,9 @@ export interface Provisional {
   audio_s: number;
   /** By name; empty before the first window is full. */
   scores: Record<string, Score>;
+  /** Of a text, those passed so far. */
+  words?: Word[];
+  features?: Record<string, number>;
 }
 
 export interface Assessment {
@@ -30,6 +57,9 @@ export interface Assessment {
   grader: string;
   /** By name; empty where the recording cannot be judged. */
   scores: Record<string, Score>;
+  words?: Word[];
+  /** Pace and pauses of a reading. */
+  features?: Record<string, number>;
   prior?: { levels: number[]; probabilities: number[]; expected: number };
   validity: {
     scorable: boolean;
@@ -56,6 +86,8 @@ export interface Description {
   sample_rate_hz: 16000;
   channels: 1;
   aspects: { name: string; scale_min: number; scale_max: number }[];
+  /** Whether its streams are given the text that is read. */
+  reads_texts: boolean;
 }
 
 /** What a grader file can be given as. Texts are addresses. */
@@ -70,8 +102,12 @@ export class Grader {
   static open(source: Source, options?: { precision?: Precision }): Promise<Grader>;
   /** What it is and how it runs. */
   describe(): Description;
-  /** Starts a recording: one channel at 16 kHz. */
-  stream(): Stream;
+  /**
+   * Starts a recording: one channel at 16 kHz.
+   * @param text What is read, for a grader that judges that, and for no other.
+   * @throws AsaError The text cannot be read aloud, is missing, or is of no use.
+   */
+  stream(text?: string): Stream;
   /** Lets its memory go; its streams are closed too. */
   close(): void;
 }

@@ -121,10 +121,20 @@ export class Grader {
     return JSON.parse(this.#opened().describe(this.#handle));
   }
 
-  stream() {
+  stream(text) {
     const library = this.#opened();
-    const handle = library.get("stream_open", this.#handle, SAMPLE_RATE_HZ, 1);
-    return new Stream(library, handle);
+    if (text === undefined) {
+      return new Stream(library, library.get("stream_open", this.#handle, SAMPLE_RATE_HZ, 1));
+    }
+    const written = new TextEncoder().encode(`${text}\0`);
+    const at = library.allocate(written.length);
+    try {
+      library.put(written, at);
+      const handle = library.get("stream_open_text", this.#handle, SAMPLE_RATE_HZ, 1, at);
+      return new Stream(library, handle);
+    } finally {
+      library.free(at);
+    }
   }
 
   close() {

@@ -37,6 +37,7 @@ examples:
   asa-engine export runs/acoustic -o bundles/acoustic --data train.jsonl
   asa-engine export runs/acoustic -o bundles/tiny --target onnx,native --precision int8
   asa-engine export acoustic -o grader.asa --target device
+  asa-engine export pronunciation -o reading.asa --target device
   asa-engine export runs/acoustic -o bundles/gpu --target tensorrt --precision fp16 \\
       --compute-capability 8.6,8.9,12.0 --data train.jsonl
 """
@@ -154,7 +155,8 @@ def _write_device_file(args: argparse.Namespace, targets: list[str]) -> int:
     make = grader_entry(bundle.grader).device
     if not make:
         raise BackendError(
-            f"libasa does not run the {bundle.grader} grader", hint="choose an acoustic grader"
+            f"libasa does not run the {bundle.grader} grader",
+            hint="choose an acoustic or pronunciation grader",
         )
     passed = bundle.stages.get("grader", {}).get("native", {})
     if precisions[0] not in passed:

@@ -123,7 +123,8 @@ ASA_API asa_status asa_stream_feed_i16(asa_stream* stream, const int16_t* sample
                                        asa_error* error);
 
 /* Scores of the speech so far: {"audio_s": ..., "scores": {...}}, the scores empty before the first
- * window is full; of a text the words passed by then, too, in "words". *json lives until the next call on the stream.
+ * window is full; of a text the words passed by then, too, in "words". *json lives until the next
+ * call on the stream.
  */
 ASA_API asa_status asa_stream_provisional(asa_stream* stream, const char** json, asa_error* error);
 

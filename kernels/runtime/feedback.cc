@@ -36,7 +36,7 @@ ReadingGrade Reading::feedback(const Heard& heard, const Segments& segments,
   Table whole(1, kReadingNumbers);
   whole.values = described.reading;
   if (grader_.mismatch().log_odds(whole)[0] > limits.mismatch) {
-    grade.reason = "text_mismatch";
+    grade.reasons.push_back("text_mismatch");
     grade.is_scorable = false;
   }
   const auto omitted =

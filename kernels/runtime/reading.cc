@@ -13,6 +13,19 @@ constexpr int kFrameSamples = 2 * kHop;
 constexpr double kGroupFrames = 24 * kFramesPerSecond;
 constexpr int kGroupTokens = 160, kAround = 3;
 
+Table slice(const Table& table, Span rows) {
+  Table found(rows.frames(), table.cols);
+  std::copy_n(table[rows.first], found.values.size(), found.values.data());
+  return found;
+}
+
+Heard slice(Heard heard, Span frames) {
+  if (frames.frames() == heard.phones.rows) return heard;
+  return {slice(heard.frames, frames),
+          slice(heard.phones, frames),
+          {heard.levels.begin() + frames.first, heard.levels.begin() + frames.last}};
+}
+
 }  // namespace
 
 Reading::Reading(const ReadingModel& grader, const ReadingConfig& config, std::string_view text)
@@ -80,14 +93,17 @@ Reading::Tokens Reading::tokens_of(Span words) const {
   return found;
 }
 
-std::optional<ReadingGrade> Reading::judge(const Heard& heard, int words, bool is_final) const {
+std::optional<ReadingGrade> Reading::judge(Heard heard, int words, bool is_final) const {
+  Chosen chosen{{0, heard.phones.rows}, {}};
+  if (is_final) chosen = only_reading(heard.phones);
+  heard = slice(std::move(heard), chosen.frames);
   const std::vector<SpokenWord> plan(words_.begin(), words_.begin() + words);
   auto laid = lay(heard.phones, plan);
   if (!laid) {
     if (!is_final) return std::nullopt;
     ReadingGrade grade;
     grade.is_scorable = false;
-    grade.reason = "text_mismatch";
+    grade.reasons.push_back("text_mismatch");
     return grade;
   }
   const double fit = laid->alignment.fit;
@@ -101,7 +117,11 @@ std::optional<ReadingGrade> Reading::judge(const Heard& heard, int words, bool i
   }
   const Judged judged = grader_.judge().run(described, segments, moments_, frames_.rows, blocks);
   ReadingGrade grade = feedback(heard, segments, described, written, judged);
-  if (is_final && !grade.is_scorable) grade.words.clear();
+  if (is_final && !grade.is_scorable) {
+    grade.words.clear();
+  } else {
+    add_others(std::move(chosen), grade);
+  }
   return grade;
 }
 

@@ -22,7 +22,7 @@ struct JudgedPhone {
 struct JudgedWord {
   std::string text;
   const char* error = "none";
-  double confidence = 0;
+  std::optional<double> confidence;
   std::optional<Span> span;     // frames; none where the word was left out
   std::optional<double> score;  // 0 to 10; none of what is not of the text
   std::optional<double> sd;
@@ -36,7 +36,7 @@ struct ReadingGrade {
   Pace pace{};
   std::vector<JudgedWord> words;
   bool is_scorable = true;
-  const char* reason = nullptr;  // why not
+  std::vector<const char*> reasons;  // why not, and what else is to be known
 };
 
 class Reading {
@@ -65,9 +65,17 @@ class Reading {
     std::vector<int> ids, owners;  // the word of each
   };
 
+  // What is judged of a text that was read again: one reading, and the words of the others.
+  struct Chosen {
+    Span frames;
+    std::vector<JudgedWord> others;
+  };
+
   Heard heard() const;
+  Chosen only_reading(const Table& phones) const;
+  void add_others(Chosen chosen, ReadingGrade& grade) const;
   Tokens tokens_of(Span words) const;
-  std::optional<ReadingGrade> judge(const Heard& heard, int words, bool is_final) const;
+  std::optional<ReadingGrade> judge(Heard heard, int words, bool is_final) const;
   std::vector<Group> groups_of(const Segments& segments, const Tokens& tokens, int length) const;
   Written write(const Heard& heard, const Segments& segments,
                 const std::vector<Group>& groups) const;

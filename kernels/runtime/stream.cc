@@ -220,8 +220,11 @@ const std::string& Stream::finish() {
   if (config_.front != Front::whole) speech_s = front_.speech_s();
   Validity validity = monitor_.finish(levels_, speech_s);
   const auto reading = judge(true);
-  if (reading && reading->reason) validity.reasons.emplace_back(reading->reason);
-  if (reading && !reading->is_scorable) validity.scorable = false;
+  if (reading) {
+    validity.reasons.insert(validity.reasons.end(), reading->reasons.begin(),
+                            reading->reasons.end());
+    validity.scorable = validity.scorable && reading->is_scorable;
+  }
   std::optional<Grade> found;
   if (!stats_.empty()) found = grade_of(heard_);
   json_ = assessment(validity, found, reading, tail_ms_ + lap.so_far_ms());

@@ -54,7 +54,8 @@ void Stream::write_words(JsonWriter& json, const ReadingGrade& grade) const {
     for (const JudgedWord& word : grade.words) {
       json.open().name("text").text(word.text);
       if (word.span) write_times(json, *word.span);
-      json.name("error").text(word.error).name("confidence").number(word.confidence);
+      json.name("error").text(word.error);
+      if (word.confidence) json.name("confidence").number(*word.confidence);
       if (word.score) {
         json.name("score");
         write_score(json, *word.score, kWordMost);

@@ -25,7 +25,7 @@ def run(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
 
 def test_one_file_with_its_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "grader.asa"
-    code, out, _ = run("default", "-o", str(path), "--target", "device", "--json", capsys=capsys)
+    code, out, _ = run("acoustic", "-o", str(path), "--target", "device", "--json", capsys=capsys)
     assert code == 0
     report = json.loads(out)
     data = path.read_bytes()
@@ -47,6 +47,27 @@ def test_one_file_with_its_hash(tmp_path: Path, capsys: pytest.CaptureFixture[st
     np.testing.assert_array_equal(stored, tensors.read(name, tensors.shape(name)).ravel())
 
 
+def test_the_default_is_the_grader_of_readings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "reading.asa"
+    code, out, _ = run("default", "-o", str(path), "--target", "device", "--json", capsys=capsys)
+    assert code == 0
+    report = json.loads(out)
+    assert report["grader"] == "pronunciation"
+    assert report["bytes"] == path.stat().st_size <= 52_000_000
+    # Matrices stay in 8 bits; speech without a text has no judge here.
+    data = path.read_bytes()
+    name = b"decoder.embeddings/weight"
+    at = data.index(name + b"\x02\0\0\0") + len(name)
+    start, count = (int.from_bytes(data[at + i : at + i + 8], "little") for i in (4, 12))
+    tensors = Tensors(Bundle.open("pronunciation").path / WEIGHTS_NAME)
+    shape = tensors.shape(name.decode())
+    stored = np.frombuffer(data, np.int8, count, start)
+    np.testing.assert_array_equal(stored, tensors.read(name.decode(), shape).ravel())
+    assert b"free.input.weight" not in data
+
+
 @pytest.mark.parametrize(
     ("source", "options", "says"),
     [
@@ -54,7 +75,7 @@ def test_one_file_with_its_hash(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("acoustic", ("--target", "device", "--precision", "int8,fp32"), "makes one file"),
         ("acoustic", ("--target", "device", "--precision", "int4"), "no native variant at int4"),
         ("acoustic", ("--target", "device", "--limit", "3"), "takes --precision, --name"),
-        ("pronunciation", ("--target", "device"), "does not run the pronunciation grader"),
+        ("tests/data/bundles/speech-llm", ("--target", "device"), "does not run the speech"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -6,6 +6,7 @@ NumPy here and C++ there, and sum in other orders: scores are held to 1e-4 point
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from libasa import ROOT, Grader, LibasaError
 import asa_engine
 from asa_engine.assessment import Word, schema
 from asa_engine.audio import read_blocks
+from asa_engine.bundle import Bundle
 from asa_engine.engine import Engine
+from asa_export.device_reading import pronunciation_file
 
 DEMO = ROOT / "examples" / "audio" / "demo.flac"
 DEMO_TEXT = (
@@ -141,6 +144,18 @@ def test_what_holds_no_reading_is_refused_as_in_python(
     alike(found["validity"], expected["validity"], "validity")
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_text_that_was_read_again_is_judged_once(
+    engine: Engine, grader: Grader, demo: np.ndarray, times: int
+) -> None:
+    text = DEMO_TEXT.partition(".")[0]
+    part = demo[: 16_000 * 7 // 2]
+    samples = np.concatenate([part, 0.8 * part, part][:times]).astype(np.float32)
+    found, _ = grader.assess(samples, [16_000], text)
+    compare(found, engine.assess((samples, 16_000), text=text).to_dict())
+    assert "text_read_again" in found["validity"]["reasons"]
+
+
 def test_another_text_is_no_reading(engine: Engine, grader: Grader, demo: np.ndarray) -> None:
     found, _ = grader.assess(demo, [16_000], OTHER_TEXT)
     compare(found, engine.assess(DEMO, text=OTHER_TEXT).to_dict())
@@ -189,7 +204,12 @@ def test_bf16_is_refused(reading_file: Path) -> None:
         Grader(reading_file, precision="bf16")
 
 
-def test_a_reading_that_is_too_long_is_refused(grader: Grader) -> None:
-    long = np.tile(audio_samples.speech(10.0, seed=1).astype(np.float32), 31)
-    with pytest.raises(LibasaError, match="longer than 300 s; judge it paragraph"):
-        grader.assess(long, [len(long), 1], "One word")
+def test_a_reading_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    bundle = Bundle.open("pronunciation")
+    brief = dataclasses.replace(bundle, config={**bundle.config, "max_text_s": 2.0})
+    (tmp_path / "brief.asa").write_bytes(pronunciation_file(brief, "int8", "brief"))
+    grader = Grader(tmp_path / "brief.asa")
+    samples = audio_samples.speech(6.0, seed=1).astype(np.float32)
+    with pytest.raises(LibasaError, match="longer than 2 s; judge it paragraph"):
+        grader.assess(samples, [len(samples), 1], "One word")
+    grader.close()
