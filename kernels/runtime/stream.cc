@@ -154,6 +154,7 @@ void Stream::encode() {
   }
   const Stopwatch lap(spent_.encoder);
   asked_.reset();
+  read_.reset();
   if (reading_) {
     reading_->take(mel.data(), frames);
   } else {
@@ -166,10 +167,10 @@ Stream::Grade Stream::grade_of(std::size_t samples) {
   return {grader_->head(stats_), samples};
 }
 
-std::optional<ReadingGrade> Stream::judge(bool is_final) {
-  if (!reading_) return std::nullopt;
+const std::optional<ReadingGrade>& Stream::so_far() {
   const Stopwatch lap(spent_.backbone);
-  return is_final ? reading_->finish() : reading_->provisional();
+  if (!read_) read_ = reading_->provisional();
+  return *read_;
 }
 
 const std::string& Stream::provisional() {
@@ -177,9 +178,9 @@ const std::string& Stream::provisional() {
   if (!asked_ && !stats_.empty()) asked_ = grade_of(encoded_);
   JsonWriter json;
   json.open().name("audio_s").number(in_seconds(samples_)).name("scores");
-  if (const auto reading = judge(false)) {
-    write_reading(json, *reading);
-    write_words(json, *reading);
+  if (reading_ && so_far()) {
+    write_reading(json, *so_far());
+    write_words(json, *so_far());
   } else if (asked_) {
     write_scores(json, asked_->output.scores, in_seconds(asked_->samples));
     json.close();
@@ -219,7 +220,11 @@ const std::string& Stream::finish() {
   std::optional<double> speech_s;
   if (config_.front != Front::whole) speech_s = front_.speech_s();
   Validity validity = monitor_.finish(levels_, speech_s);
-  const auto reading = judge(true);
+  std::optional<ReadingGrade> reading;
+  if (reading_) {
+    const Stopwatch backbone(spent_.backbone);
+    reading = reading_->finish();
+  }
   if (reading) {
     validity.reasons.insert(validity.reasons.end(), reading->reasons.begin(),
                             reading->reasons.end());

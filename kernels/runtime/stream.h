@@ -64,7 +64,7 @@ class Stream {
   void grade(const std::vector<float>& heard);
   void encode();
   Grade grade_of(std::size_t samples);
-  std::optional<ReadingGrade> judge(bool is_final);
+  const std::optional<ReadingGrade>& so_far();
   void write_scores(JsonWriter& json, const std::vector<float>& scores, double seconds) const;
   void write_score(JsonWriter& json, double value, double most) const;
   void write_reading(JsonWriter& json, const ReadingGrade& grade) const;
@@ -89,7 +89,8 @@ class Stream {
   std::size_t heard_ = 0;      // passed on to the grader
   std::size_t encoded_ = 0;    // of them, in closed windows
   std::optional<Grade> asked_;
-  std::optional<Reading> reading_;  // where a text is read
+  std::optional<Reading> reading_;                   // where a text is read
+  std::optional<std::optional<ReadingGrade>> read_;  // of it, asked for since the last window
   std::string json_;
   bool is_finished_ = false;
   Spent spent_;

@@ -93,6 +93,27 @@ def test_chunks_and_threads_and_floats_change_nothing(
     assert 4 < lines[-1]["audio_s"] < SECONDS
 
 
+@pytest.mark.skipif("ASA_SCORE" in os.environ, reason="a decoder, which emulation slows")
+def test_a_text_gives_words(grader_file: Path, reading_file: Path, recording: Path) -> None:
+    text = "Last summer I went to the mountains with my family."
+    done = run("--text", text, "--live", reading_file, recording)
+    assert done.returncode == 0, done.stderr
+    words = json.loads(done.stdout)["words"]
+    engine = asa_engine.load("pronunciation", backend="native", precision="int8", threads=1)
+    expected = engine.assess(recording, text=text).words
+    assert [(w["text"], w["error"]) for w in words] == [(w.text, w.error) for w in expected]
+    assert json.loads(done.stderr.splitlines()[-1])["words"]
+    says = {
+        "the text holds '5', which this library does not read": ("--text", "5 pm", reading_file),
+        "open the stream with the text": (reading_file,),
+        "open the stream without one": ("--text", text, grader_file),
+    }
+    for why, arguments in says.items():
+        done = run(*arguments, recording)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert why in done.stderr
+
+
 @pytest.mark.skipif("ASA_SCORE" in os.environ, reason="the same program, which emulation slows")
 def test_what_it_cannot_score_is_one_line(
     grader_file: Path, recording: Path, tmp_path: Path
