@@ -293,11 +293,11 @@ void test_threads(asa_grader* grader) {
 }
 
 // Fails the n-th allocation and all after it, for every n until nothing fails.
-void test_memory(const Bytes& file, const char* text) {
+void test_memory(const Bytes& file, const char* text, long step) {
   const std::vector<float> sound = bursts(1.5, 8);
   bool done = false;
   long n = 0;
-  for (; !done; n += n < 40 ? 1 : n < 2000 ? 7 : 97) {
+  for (; !done; n += n < 40 ? 1 : step) {
     asa_error error{};
     asa_grader* grader = nullptr;
     asa_stream* stream = nullptr;
@@ -337,7 +337,7 @@ int main() {
   test_readings();
   test_threads(open(2, 2));
   test_threads(open_reader(2));
-  test_memory(tiny_file(), nullptr);
-  test_memory(tiny_reading_file(), kTinyText);
+  test_memory(tiny_file(), nullptr, 7);
+  test_memory(tiny_reading_file(), kTinyText, 53);
   return result();
 }
