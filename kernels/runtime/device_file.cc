@@ -160,6 +160,7 @@ const DeviceFile::Tensor& DeviceFile::known(const std::string& name, std::uint64
 void DeviceFile::read_part(const std::string& name, std::uint64_t count, std::uint64_t first,
                            std::uint64_t end, std::vector<float>& to) const {
   const Tensor& tensor = known(name, count);
+  if (first == end) return;
   const std::uint8_t* from = bytes_ + tensor.offset;
   const std::size_t at = to.size();
   to.resize(at + end - first);
