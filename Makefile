@@ -95,7 +95,7 @@ kernel-tests:
 # What a device needs: bin/asa-score, include, lib, and each shipped grader as one file.
 libasa: $(VENV)/.run
 	$(KERNELS)
-	cmake --build build/kernels --parallel $(JOBS) --target asa asa_shared asa-score
+	cmake --build build/kernels --parallel $(JOBS) --target asa asa_shared asa-score read_text
 	cmake --install build/kernels --prefix build/libasa --component libasa
 	$(BIN)/asa-engine export acoustic -o build/libasa/grader.asa --target device --force
 	$(BIN)/asa-engine export pronunciation -o build/libasa/reading.asa --target device --force
