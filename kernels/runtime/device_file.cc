@@ -206,7 +206,8 @@ std::string_view DeviceFile::bytes(const std::string& name) const {
   if (!tensor) damaged(name + " is missing");
   if (tensor->type != Type::bytes) damaged(name + " is a tensor");
   tensor->is_read = true;
-  return {reinterpret_cast<const char*>(bytes_ + tensor->offset), tensor->count};
+  return {reinterpret_cast<const char*>(bytes_ + tensor->offset),
+          static_cast<std::size_t>(tensor->count)};
 }
 
 void DeviceFile::expect_all_read() const {

@@ -11,7 +11,6 @@ namespace asa {
 namespace {
 
 constexpr int kPauseFrames = 8;  // 0.16 s: shorter gaps between words are stops and junctures
-constexpr int kAround = 3;       // frames around a word that are its own in part
 
 double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
