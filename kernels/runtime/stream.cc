@@ -61,6 +61,7 @@ Stream::Stream(std::shared_ptr<const Grader> grader, const char* text)
 
 void Stream::check_open(std::size_t count) const {
   if (is_finished_) throw OrderError("the stream is finished; open another one");
+  if (is_ending_) throw OrderError("the stream could not be judged; open another one");
   if (count > kMostSamples - samples_) {
     throw AudioError("the audio is longer than 14400 s; cut it into parts");
   }
@@ -194,7 +195,8 @@ const std::string& Stream::provisional() {
 const std::string& Stream::finish() {
   if (is_finished_) return json_;
   if (!samples_) throw OrderError("the audio holds 0 samples; feed some before the end");
-  check_length();
+  check_open(0);
+  is_ending_ = true;
   double unused = 0;
   const Stopwatch lap(unused);
   std::vector<float> heard;

@@ -92,7 +92,7 @@ class Stream {
   std::optional<Reading> reading_;                   // where a text is read
   std::optional<std::optional<ReadingGrade>> read_;  // of it, asked for since the last window
   std::string json_;
-  bool is_finished_ = false;
+  bool is_ending_ = false, is_finished_ = false;
   Spent spent_;
   double tail_ms_ = 0;  // of the last call that fed
 };
