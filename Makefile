@@ -23,7 +23,7 @@ PINS := requirements/install $(BIN)/python
 HERE := $(BIN)/pip install --quiet --no-deps --no-build-isolation
 SPEECH ?= $(ASA_SHARED)/data/speechocean762/train.jsonl
 
-.PHONY: help demo test kernel-tests libasa wasm kiosk fuzz-device sanitize sanitize-address sanitize-undefined \
+.PHONY: help demo test ray-tests kernel-tests libasa wasm kiosk fuzz-device sanitize sanitize-address sanitize-undefined \
 	sanitize-thread neon neon32 lint format bench bench-smoke cuda cuda-tests bundles gpu-engines triton-kernels docs lock wheel test-pythons \
 	test-oldest test-newest clean fuzz-audio
 
@@ -32,6 +32,7 @@ help:
 	@echo "make fuzz-device  changed bytes of a device's grader file into libasa, under ASan"
 	@echo "make fuzz-audio   changed bytes of every container into the audio front, for two minutes"
 	@echo "make test         install with all that the tests need, then run them"
+	@echo "make ray-tests    the tests that run a Ray cluster on this machine"
 	@echo "make kernel-tests the compiled kernels' own tests"
 	@echo "make libasa       the grader as a C library, its example and its file, in build/libasa"
 	@echo "make wasm         the same for web pages, by emscripten, in build/wasm/package"
@@ -86,6 +87,11 @@ fuzz-audio: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(BIN)/pytest
+
+# A cluster of two nodes on the loopback; Ray is fetched here alone, as little else needs it.
+ray-tests: $(VENV)/.dev requirements/ray.txt
+	$(PINS) ray
+	$(BIN)/pytest tests/cluster
 
 kernel-tests:
 	$(KERNELS)

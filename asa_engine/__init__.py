@@ -68,6 +68,7 @@ for _switch in (
     "DO_NOT_TRACK",  # whoever honours it
 ):
     os.environ[_switch] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell of the cluster once an hour
 if "onnxruntime" in sys.modules:  # too late for the switch
     sys.modules["onnxruntime"].disable_telemetry_events()
 

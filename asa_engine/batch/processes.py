@@ -14,7 +14,7 @@ from asa_engine.batch.rows import Row
 from asa_engine.errors import AsaError, BackendError
 from asa_engine.workers import ChildProcess, DiedError
 
-__all__ = ["score_in_processes"]
+__all__ = ["Team", "score_in_processes"]
 
 _AHEAD: Final = 16  # recordings a worker may be ahead of one that takes long
 
@@ -40,13 +40,13 @@ def score_in_processes(
     Raises:
         AsaError: A process cannot load the engine.
     """
-    team = _Team(options, uses, workers)
+    team = Team(options, workers)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="asa-batch")
     waiting: deque[Future[Row]] = deque()
     try:
         team.start()
         for recording in recordings:
-            waiting.append(pool.submit(team.score, recording))
+            waiting.append(pool.submit(_row, team, recording, uses))
             if len(waiting) >= _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -57,12 +57,21 @@ def score_in_processes(
         team.close()
 
 
-class _Team:
-    """The processes; each is with one thread at a time."""
+def _row(team: Team, recording: Recording, uses: tuple[str, ...]) -> Row:
+    texts = recording.texts(uses)
+    return Row(recording, team.score(recording.name, str(recording.audio), texts))
 
-    def __init__(self, options: Mapping[str, Any], uses: tuple[str, ...], workers: int) -> None:
+
+class Team:
+    """Processes with an engine each; each is with one thread at a time.
+
+    Args:
+        options: Arguments of `asa_engine.engine.load`, JSON values.
+        workers: How many there are.
+    """
+
+    def __init__(self, options: Mapping[str, Any], workers: int) -> None:
         self._options = options
-        self._uses = uses
         self._lock = threading.Lock()
         self._stopped = False
         self._all: set[ChildProcess] = set()
@@ -70,28 +79,33 @@ class _Team:
         self._size = workers
 
     def start(self) -> None:
-        """Start every process, then wait until each has loaded its engine."""
+        """Start every process, then wait until each has loaded its engine.
+
+        Raises:
+            AsaError: One cannot.
+        """
         started = [self._begin(number) for number in range(1, self._size + 1)]
         for process in started:
             _answer(process.receive())
             self._idle.put(process)
 
-    def score(self, recording: Recording) -> Row:
-        """Score a recording on the process that is free first."""
+    def score(self, name: str, audio: str, texts: Mapping[str, str | None]) -> Mapping[str, Any]:
+        """Return the outcome of a recording, by the process that is free first."""
         process = self._idle.get()
-        request = {"audio": str(recording.audio), "texts": recording.texts(self._uses)}
+        request = {"audio": audio, "texts": texts}
         try:
             for is_last in (False, True):
                 try:
-                    return Row(recording, process.call(request)["outcome"])
+                    outcome: Mapping[str, Any] = process.call(request)["outcome"]
+                    return outcome
                 except DiedError as death:
                     process = self._replaced(process)
                     if is_last:
                         error = BackendError(
-                            f"{recording.name}: {death.message}",
+                            f"{name}: {death.message}",
                             hint="score it alone; it may need more memory than there is",
                         )
-            return Row(recording, error.to_dict())
+            return error.to_dict()
         finally:
             self._idle.put(process)
 

@@ -16,6 +16,7 @@ from asa_engine.cli.options import (
     add_command,
     add_engine_options,
     add_json_option,
+    add_ray_options,
     positive_int,
 )
 from asa_engine.cli.streams import standard_input
@@ -48,6 +49,7 @@ examples:
   asa-engine assess answer.flac
   asa-engine assess answers/ --workers 2 -o results.jsonl --resume
   asa-engine assess class.csv -o scores.csv
+  asa-engine assess term/ --ray -o results.jsonl --resume
   arecord -d 10 -f S16_LE -r 16000 | asa-engine assess -
   asa-engine assess answer.flac --stream --chunk-ms 100 --live
   asa-engine assess answer.flac --text "We call it bear." --stream --live
@@ -88,10 +90,11 @@ def register(commands: Any) -> None:
     many.add_argument(
         "--workers",
         type=positive_int,
-        default=1,
         metavar="N",
-        help="processes that score (default 1); the cores are shared among them, unless --threads",
+        help="processes that score (default 1; with --ray as many as the cluster's CPUs hold); the "
+        "cores are shared among them, unless --threads",
     )
+    add_ray_options(many, "score on the machines of a Ray cluster, a CPU a worker")
     many.add_argument(
         "--resume",
         action="store_true",
@@ -131,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
             f"several recordings do not fit in one {args.format}",
             hint="add --output DIR, which gets a file for each",
         )
-    if args.workers > 1 and any(_is_pipe(recording.audio) for recording in recordings):
-        raise UsageError("pipes are read by one process alone", hint="leave out --workers")
+    if _by_others(args) and any(_is_pipe(recording.audio) for recording in recordings):
+        raise UsageError("pipes are read by one process alone", hint=_alone(args))
     engine = _load(args, any(recording.text for recording in recordings))
     if engine.hears_sessions:
         raise UsageError(
@@ -147,13 +150,17 @@ def run(args: argparse.Namespace) -> int:
         return engine.assess(_source(recording.audio), **texts)
 
     def rows(rest: Sequence[Recording]) -> Generator[Row, None, None]:
-        if args.workers == 1 or len(rest) < 2:
+        options = _engine_options(args, engine)
+        if args.ray and rest:
+            from asa_engine.cluster.batch import score_on_ray
+
+            return score_on_ray(rest, options, engine.uses, workers=args.workers, gpus=args.gpus)
+        if args.ray or not _by_others(args) or len(rest) < 2:
             from asa_engine.batch.scoring import score_here
 
             return score_here(rest, assess)
         from asa_engine.batch.processes import score_in_processes
 
-        options = _engine_options(args, engine)
         return score_in_processes(rest, options, engine.uses, workers=min(args.workers, len(rest)))
 
     return score_all(recordings, rows, engine, args)
@@ -173,14 +180,25 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("standard input can be read once", hint="name - once")
     if args.resume and args.output is None:
         raise UsageError("--resume needs results to go on with", hint="add -o results.jsonl")
-    if args.workers > 1 and (args.stream or args.live):
-        raise UsageError("--stream takes one worker", hint="leave out --workers")
+    if args.gpus and not args.ray:
+        raise UsageError("--gpus is for --ray", hint="leave out one, or add the other")
+    if _by_others(args) and (args.stream or args.live):
+        raise UsageError("--stream takes one worker", hint=_alone(args))
     if not args.session:
         return
     if args.format not in (None, "json") or args.output:
         raise UsageError("sessions are printed as a table or as JSON", hint="use --json")
-    if args.workers > 1:
-        raise UsageError("sessions are scored by one worker", hint="leave out --workers")
+    if _by_others(args):
+        raise UsageError("sessions are scored by one worker", hint=_alone(args))
+
+
+def _by_others(args: argparse.Namespace) -> bool:
+    """Tell whether other processes than this one score."""
+    return bool(args.ray) or (args.workers or 1) > 1
+
+
+def _alone(args: argparse.Namespace) -> str:
+    return f"leave out {'--ray' if args.ray else '--workers'}"
 
 
 def _load(args: argparse.Namespace, reading: bool) -> Engine:
@@ -188,11 +206,13 @@ def _load(args: argparse.Namespace, reading: bool) -> Engine:
 
 
 def _threads(args: argparse.Namespace) -> int | None:
-    """Return the threads of each engine: several share the cores."""
+    """Return the threads of each engine: several share the cores, of which Ray's each have one."""
     from asa_engine.selection import default_threads, usable_cores
 
     threads: int | None = args.threads
-    workers: int = args.workers
+    workers: int = args.workers or 1
+    if args.ray:
+        return threads or 1
     if threads is not None or workers == 1:
         return threads
     return max(1, min(default_threads(), usable_cores() // workers))

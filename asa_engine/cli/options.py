@@ -18,6 +18,7 @@ __all__ = [
     "add_command",
     "add_engine_options",
     "add_json_option",
+    "add_ray_options",
     "port",
     "positive_float",
     "positive_int",
@@ -88,6 +89,22 @@ def add_engine_options(parser: argparse.ArgumentParser, *, bundle: bool = True) 
 def add_json_option(parser: argparse.ArgumentParser, what: str) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def add_ray_options(group: Any, help: str) -> None:
+    """Add --ray and --gpus."""
+    group.add_argument(
+        "--ray",
+        action="store_true",
+        help=f"{help}; the one in $RAY_ADDRESS, or one started on this machine's loopback",
+    )
+    group.add_argument(
+        "--gpus",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="with --ray: NVIDIA GPUs of each, or a share such as 0.5 (default 0)",
+    )
 
 
 def positive_int(text: str) -> int:

@@ -14,14 +14,16 @@ from asa_engine.cli.options import (
     STORE_KEY,
     add_command,
     add_engine_options,
+    add_ray_options,
     port,
     positive_float,
     positive_int,
 )
-from asa_engine.errors import ArtifactError
+from asa_engine.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from asa_engine.server.serving import Server
+    from asa_engine.server.settings import Settings
 
 STREAMS_A_WORKER = 32
 ENVIRONMENT = "ASA_SERVER_KEYS"
@@ -43,6 +45,7 @@ examples:
   asa-engine serve --port 9000 --workers 4 --max-streams 64
   asa-engine serve --new-key kiosk --key-rate 60 >> keys.txt
   asa-engine serve --host 0.0.0.0 --keys keys.txt --tls-cert cert.pem --tls-key key.pem
+  asa-engine serve --ray --store streams.db --max-replicas 4
   curl --data-binary @answer.flac http://127.0.0.1:8770/v1/assess
 """
 
@@ -56,7 +59,7 @@ def register(commands: Any) -> None:
         "--workers",
         type=positive_int,
         metavar="N",
-        help="worker threads, an engine each (default: the cores at hand, at most 8)",
+        help="worker threads, an engine each (default: the cores at hand, at most 8; with --ray 1)",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -195,6 +198,21 @@ def register(commands: Any) -> None:
         metavar="URL",
         help="send spans of requests to this OpenTelemetry collector (default: nowhere)",
     )
+    ray = parser.add_argument_group("many machines")
+    add_ray_options(ray, "serve from a Ray cluster: limits are those of each replica")
+    ray.add_argument(
+        "--min-replicas",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="servers that are always there (default 1)",
+    )
+    ray.add_argument(
+        "--max-replicas",
+        type=positive_int,
+        metavar="N",
+        help="servers there may be, as streams come (default: as many as the CPUs at hand hold)",
+    )
     add_engine_options(parser)
 
 
@@ -219,8 +237,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"the key, which is shown only now: {key}", file=sys.stderr)
         print(line)
         return 0
+    if not args.ray and (args.gpus or args.max_replicas or args.min_replicas > 1):
+        raise UsageError("replicas and --gpus are for --ray", hint="add it, or leave them out")
     threads = args.threads or 1
-    workers = args.workers or default_workers(threads)
+    workers = args.workers or (1 if args.ray else default_workers(threads))
     streams = args.max_streams or STREAMS_A_WORKER * workers
     settings = Settings(
         bundle=args.bundle,
@@ -251,9 +271,31 @@ def run(args: argparse.Namespace) -> int:
         otlp_endpoint=args.otlp_endpoint,
         insecure=args.insecure,
     )
-    serve(settings, announce=_announce)
+    if args.ray:
+        _serve_on_ray(settings, args)
+    else:
+        serve(settings, announce=_announce)
     print("stopped", file=sys.stderr)
     return 0
+
+
+def _serve_on_ray(settings: Settings, args: argparse.Namespace) -> None:
+    from asa_engine.cluster.scale import Scale
+    from asa_engine.cluster.serving import serve_on_ray
+
+    def scale(cpus: int) -> Scale:
+        fitting = max(args.min_replicas, cpus // (settings.workers * settings.threads))
+        return Scale(args.min_replicas, args.max_replicas or fitting, args.gpus)
+
+    def announce(url: str, chosen: Scale) -> None:
+        print(
+            f"{chosen.min_replicas} to {chosen.max_replicas} replicas of {settings.workers} "
+            f"worker(s) of {settings.threads} thread(s)",
+            file=sys.stderr,
+        )
+        print(f"listening on {url}", flush=True)
+
+    serve_on_ray(settings, scale, announce=announce)
 
 
 def _announce(server: Server) -> None:

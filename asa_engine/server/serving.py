@@ -31,7 +31,7 @@ from asa_engine.server.texts import MAX_LINE_BYTES
 from asa_engine.server.traces import Traces
 from asa_engine.server.watch import Watch
 
-__all__ = ["LOOK_S", "Server", "Workplace", "running", "serve", "working"]
+__all__ = ["LOOK_S", "Server", "Workplace", "listening_sockets", "running", "serve", "working"]
 
 BACKLOG: Final = 128
 KEEPALIVE_S: Final = 30
@@ -139,7 +139,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         AsaError: The bundle cannot be loaded, or does not score.
         UsageError: The address cannot be listened on.
     """
-    sockets = _listen(settings.host, settings.port)
+    sockets = listening_sockets(settings.host, settings.port)
     try:
         async with working(settings) as place, _listening(place, sockets) as pace:
             host, port = sockets[0].getsockname()[:2]
@@ -228,7 +228,7 @@ async def _listening(place: Workplace, sockets: list[socket.socket]) -> AsyncIte
         await server.shutdown(sockets)
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """Return sockets bound to every address of a host.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from asa_engine.errors import UsageError
 from asa_engine.selection import AUTO, usable_cores
 
-__all__ = ["Settings", "default_workers"]
+__all__ = ["Settings", "default_workers", "is_loopback"]
 
 _DEFAULT_MAX_WORKERS = 8
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -115,14 +115,15 @@ class Settings:
             missing.append("API keys (--keys)")
         if self.tls_cert is None:
             missing.append("TLS (--tls-cert, --tls-key)")
-        if missing and not self.insecure and not _is_loopback(self.host):
+        if missing and not self.insecure and not is_loopback(self.host):
             raise UsageError(
                 f"{self.host} is reached from elsewhere, which asks for {' and '.join(missing)}",
                 hint="or pass --insecure where a proxy before the server has both",
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address or name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

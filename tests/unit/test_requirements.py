@@ -20,6 +20,7 @@ EXTRAS = {
     "bundles": "bundles",
     "dev": "dev",
     "server": "server",
+    "ray": "ray",
     "onnxruntime-gpu": "gpu",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt-rtx",
@@ -70,6 +71,12 @@ def test_no_cuda_comes_with_the_cpu_build(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["runtime", "server", "test", "dev"])
+def test_ray_comes_where_it_is_asked_for(name: str) -> None:
+    assert "ray" in pins("ray")
+    assert "ray" not in pins(name)
+
+
 def test_both_builds_of_torch_are_one_release() -> None:
     cpu = pins("torch-cpu")["torch"]
     assert cpu.local == "cpu"
@@ -78,6 +85,6 @@ def test_both_builds_of_torch_are_one_release() -> None:
 
 def test_what_files_share_they_share_at_one_release() -> None:
     dev = pins("dev")
-    for name in ("runtime", "bundles", "build", "torch-cuda"):
+    for name in ("runtime", "bundles", "build", "server", "ray", "torch-cuda"):
         for package, release in pins(name).items():
             assert dev.get(package, release) == release, f"{package} of {name}"
