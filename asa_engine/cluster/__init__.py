@@ -31,7 +31,9 @@ def app(arguments: Mapping[str, str]) -> Any:
     Raises:
         AsaError: An argument is unknown or cannot be used.
     """
-    from asa_engine.cluster.replica import application  # Ray takes seconds to import
+    from asa_engine.cluster.node import stay_on_loopback  # Ray takes seconds to import
+    from asa_engine.cluster.replica import application
     from asa_engine.cluster.scale import from_arguments
 
+    stay_on_loopback()  # `serve run` starts Ray after this
     return application(*from_arguments(arguments))

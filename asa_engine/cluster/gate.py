@@ -22,10 +22,13 @@ class Gate:
     Args:
         app: What answers.
         settings: With the keys.
+        sees_clients: Whether a request tells where it came in; behind HAProxy, which has no TLS
+            here and reaches a replica over the loopback, it does not.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, *, sees_clients: bool = True) -> None:
         self._app = app
+        self._sees_clients = sees_clients
         self._is_open = settings.insecure
         self._has_keys = bool(settings.keys_file or settings.keys)
 
@@ -35,7 +38,7 @@ class Gate:
             return await _lifespan(receive, send)
         host, _ = scope.get("server") or ("", 0)
         is_safe = self._has_keys and scope.get("scheme") in ("https", "wss")
-        if self._is_open or is_safe or is_loopback(host):
+        if self._is_open or (self._sees_clients and (is_safe or is_loopback(host))):
             return await self._app(scope, receive, send)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from asa_engine.errors import ArtifactError, BackendError
 
-__all__ = ["in_cluster", "joins"]
+__all__ = ["in_cluster", "joins", "stay_on_loopback"]
 
 ADDRESS: Final = "RAY_ADDRESS"
 """Ray's own variable: the cluster to join. Without it one is started on the loopback."""
@@ -43,7 +43,8 @@ def in_cluster() -> Iterator[int]:
     import ray
 
     try:
-        with stays_on_loopback(), _private_files():
+        stay_on_loopback()
+        with _private_files():
             if joins():
                 _check_answers(os.environ[ADDRESS])
                 ray.init(logging_level=logging.ERROR)
@@ -65,21 +66,16 @@ def in_cluster() -> Iterator[int]:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def stays_on_loopback() -> Iterator[None]:
-    """Let Ray take 127.0.0.1 for what it is, for the block.
+def stay_on_loopback() -> None:
+    """Let Ray take 127.0.0.1 for this machine's address where this process starts or looks for one.
 
-    On Linux it looks for an address that others reach in its place; then it opens its ports, which
-    run what they are sent, on every interface, and looks for a cluster on the loopback elsewhere.
+    On Linux it takes an address that others reach, even in place of a 127.0.0.1 that it is given,
+    and opens its ports, which run what they are sent, on every interface. How a cluster elsewhere
+    is joined does not change.
     """
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_answers(address: str) -> None:

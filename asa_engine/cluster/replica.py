@@ -9,6 +9,7 @@ from typing import Any
 import ray.serve._private.replica as serve_replica
 from ray import serve
 from ray._common.tls_utils import add_port_to_grpc_server
+from ray.serve._private import constants
 from ray.util import get_node_ip_address
 from starlette.types import ASGIApp
 
@@ -46,7 +47,8 @@ class Replica:
         watch = Watch(interval_s, lambda awake_s, late_s: place.metrics.lag(late_s))
         watching = asyncio.create_task(watch.run())
         self._until_end.callback(watching.cancel)
-        return Gate(place.application(watch), self._settings)
+        is_direct = constants.RAY_SERVE_ENABLE_HA_PROXY or constants.RAY_SERVE_ENABLE_DIRECT_INGRESS
+        return Gate(place.application(watch), self._settings, sees_clients=not is_direct)
 
     async def check_health(self) -> None:
         """Let Serve replace a replica one of whose workers has ended."""

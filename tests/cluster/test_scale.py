@@ -92,3 +92,17 @@ def test_from_elsewhere_it_asks_for_keys_and_tls(
     kinds = [message["type"] for message in sent]
     out = ["http.response.start", "http.response.body", "websocket.close"]
     assert kinds == (["inside"] * 2 if is_in else out)
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_behind_haproxy_nobody_is_taken_for_local(insecure: bool) -> None:
+    sent: list[str] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+
+    settings = Settings(keys="name hash score", insecure=insecure)
+    gate = Gate(_inside, settings, sees_clients=False)  # type: ignore[arg-type]
+    scope = {"type": "http", "scheme": "https", "server": ("127.0.0.1", 30_000)}
+    asyncio.run(gate(scope, None, send))  # type: ignore[arg-type]
+    assert (sent == ["inside"]) is insecure
