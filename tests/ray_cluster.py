@@ -103,7 +103,8 @@ def ray_cluster(errors: Path) -> Iterator[RayCluster]:
 
 def _environment() -> dict[str, str]:
     paths = os.pathsep.join(path for path in sys.path if path)
-    return {**os.environ, "PYTHONPATH": paths, "RAY_LOG_TO_STDERR": "0"}
+    # On, as Ray has it: switching it off is ours.
+    return {**os.environ, "PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "1"}
 
 
 def _family(process: int) -> list[int]:

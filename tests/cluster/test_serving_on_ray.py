@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -177,6 +178,8 @@ def test_a_stream_outlives_its_replica(served: Served, offline: asa.Engine, spee
 
 
 def test_nothing_listens_beyond_the_loopback_and_nothing_is_reported(served: Served) -> None:
+    if shutil.which("ss") is None:
+        pytest.skip("ss (Debian: iproute2) is not installed")
     found = [each for each in served.cluster.processes("") if each != served.cluster.process.pid]
     ports = subprocess.run(["ss", "-Htulnp"], capture_output=True, text=True, check=True).stdout
     own = [line for line in ports.splitlines() if any(f"pid={each}," in line for each in found)]

@@ -220,9 +220,11 @@ def test_telemetry_is_off_before_dependencies_are_imported() -> None:
         "import sys, os, asa_engine, asa_export\n"
         "assert not {'onnxruntime', 'huggingface_hub', 'transformers'} & set(sys.modules)\n"
         "import huggingface_hub.constants as hub\nassert hub.HF_HUB_DISABLE_TELEMETRY\n"
-        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
+        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'\n"
+        "assert os.environ['RAY_USAGE_STATS_ENABLED'] == '0'"
     )
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "0", "HF_HUB_DISABLE_TELEMETRY": "0"}
+    environment["RAY_USAGE_STATS_ENABLED"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1", asa_engine.__name__
