@@ -150,15 +150,15 @@ def run(args: argparse.Namespace) -> int:
         return engine.assess(_source(recording.audio), **texts)
 
     def rows(rest: Sequence[Recording]) -> Generator[Row, None, None]:
-        options = _engine_options(args, engine)
-        if args.ray and rest:
-            from asa_engine.cluster.batch import score_on_ray
-
-            return score_on_ray(rest, options, engine.uses, workers=args.workers, gpus=args.gpus)
-        if args.ray or not _by_others(args) or len(rest) < 2:
+        if not rest or not _by_others(args) or (len(rest) < 2 and not args.ray):
             from asa_engine.batch.scoring import score_here
 
             return score_here(rest, assess)
+        options = _engine_options(args, engine)
+        if args.ray:
+            from asa_engine.cluster.batch import score_on_ray
+
+            return score_on_ray(rest, options, engine.uses, workers=args.workers, gpus=args.gpus)
         from asa_engine.batch.processes import score_in_processes
 
         return score_in_processes(rest, options, engine.uses, workers=min(args.workers, len(rest)))
