@@ -157,9 +157,10 @@ sanitize-thread:
 	cmake --build build/thread --parallel $(JOBS) --target test_threads test_libasa
 	ctest --test-dir build/thread --output-on-failure -R "threads|libasa"
 
-# Without the tests of threads, changed files, exhausted memory and language models, which an emulated CPU takes minutes for. Then a
-# recording on a CPU of each kind, whose scores are compared with this CPU's: a Raspberry Pi 4's, one with
-# dot products, one with i8mm and bf16, too. At fp32 the three run the same code.
+# Without the tests of threads, changed files, exhausted memory and language models, which an emulated
+# CPU takes minutes for. Then a recording on a CPU of each kind, whose scores are compared with this
+# CPU's: a Raspberry Pi 4's, one with dot products, one with i8mm and bf16, too. At fp32 the three run the
+# same code.
 NEON_PROGRAM = -L /usr/aarch64-linux-gnu $(abspath build/neon)/kernels/runtime/asa-score
 NEON_SCORES = $(BIN)/python -m pytest tests/device/test_asa_score.py
 neon: $(VENV)/.dev
