@@ -45,6 +45,8 @@ ON_GPU = frozenset({"cuda", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorr
 
 JUDGED = 100
 """Recordings that an export is judged on."""
+JUDGED_EXACT = 25
+"""Those of one at fp32 alone: rounding moves no score by what a hundred would tell from none."""
 ALL = "all"
 STAMPS = ".made"
 LIBRARIES = ("asa-engine", "ctranslate2", "numpy", "onnx", "onnxruntime", "torch", "transformers")
@@ -92,7 +94,9 @@ class Job:
     def speech(self) -> Speech:
         """Return the recordings, or sessions, to calibrate and to judge on."""
         if self.manifest is not None:
-            return manifest_speech(self.manifest, calibrate=CALIBRATION_RECORDINGS, limit=JUDGED)
+            exact = all(precision == "fp32" for _, precision in self.variants + self.otherwise)
+            limit = JUDGED_EXACT if exact else JUDGED
+            return manifest_speech(self.manifest, calibrate=CALIBRATION_RECORDINGS, limit=limit)
         return synthetic_speech([str(part["name"]) for part in self.config.get("parts") or ()])
 
     def fingerprint(self) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from asa_engine.graders.acoustic.config import AcousticConfig
@@ -53,7 +54,8 @@ DAMPING = 0.01
 ROW_STEP = 4
 """Neighbouring frames are alike: every fourth tells as much of the second moment."""
 INT8_MAX = 127
-_BLOCK = 128
+_BLOCK = 32
+"""Inputs whose errors are carried on one by one: what they touch stays in the cache."""
 _PROBE_NAME = "calibration.onnx"
 _TINY = 1e-5
 
@@ -198,7 +200,7 @@ def round_with_moment(
     order = np.argsort(-power, kind="stable")
     rest, steps = weight[order].copy(), steps[order]
     low, high = (np.broadcast_to(x, weight.shape)[order] for x in (low, high))
-    factor = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    factor = _factor_of_inverse(damped[np.ix_(order, order)])
     rounded = np.empty_like(rest)
     for start in range(0, len(rest), _BLOCK):
         stop = min(start + _BLOCK, len(rest))
@@ -212,6 +214,18 @@ def round_with_moment(
     result = np.empty_like(rounded)
     result[order] = rounded
     return result
+
+
+def _factor_of_inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the upper U with U^T U the inverse of a positive definite matrix; that is not made.
+
+    The matrix with its rows and columns turned round is M M^T, so itself V V^T with V upper.
+    """
+    lower = torch.linalg.cholesky(torch.from_numpy(matrix[::-1, ::-1].copy()))
+    upper = lower.flip(0, 1)
+    unit = torch.eye(len(matrix), dtype=upper.dtype)
+    factor: NDArray[np.float64] = torch.linalg.solve_triangular(upper, unit, upper=True).numpy()
+    return factor
 
 
 class Int8Linears(FusedAttention):
