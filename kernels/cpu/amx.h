@@ -11,6 +11,7 @@ namespace asa::ASA_ISA {
 inline constexpr int kTileRows = 16;  // of a register, and its outputs, each a 32-bit word
 inline constexpr int kTileStep = 16;  // words along the inputs that one product takes
 inline constexpr int kRowBytes = 4 * kChunkWords;
+inline constexpr int kAhead = 2 * kTileStep;  // words along the inputs, to be fetched
 
 // Shapes the registers of this thread, all alike, as long as it lives. Whoever multiplies holds
 // one: others use the registers too, and a thread that keeps them costs at each switch.
@@ -51,6 +52,11 @@ ASA_INLINE void multiply_tiles(const int32_t* a, const int32_t* b, int steps, vo
     _tile_dpbf16ps(c, x, y); \
   }
   for (int step = 0; step < steps; ++step) {
+    // A panel is read through, the next behind it: what comes after the next step, in time.
+    for (int k = 0; k < kTileStep; ++k) {
+      for (int v = 0; v < kColumns; ++v)
+        __builtin_prefetch(b + (kAhead + k) * kPanel + v * kTileRows);
+    }
     const int32_t* rows = a + step / 2 * kTileWords + step % 2 * kTileStep;
     _tile_loadd(4, rows, kRowBytes);
     _tile_loadd(6, b, kPanelBytes);

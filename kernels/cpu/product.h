@@ -78,6 +78,9 @@ __attribute__((noinline)) void compute_some(const int32_t* a, const float* a_sca
   constexpr int part = kRows / kParts;
   if (rows > (kParts - 1) * part) return compute<Op, kRows>(a, a_scale, b, w, n, c);
   __builtin_memset(c, 0, sizeof(c));
+  if constexpr (kBlock < part) {
+    if (rows <= kBlock) return compute<Op, kBlock>(a, a_scale, b, w, n, c);
+  }
   if (rows > part) return compute<Op, (kParts - 1) * part>(a, a_scale, b, w, n, c);
   compute<Op, part>(a, a_scale, b, w, n, c);
 }
