@@ -35,7 +35,7 @@ __all__ = [
 _RENAMED: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "qwen2_audio": (
         (r"^(?:model\.)?language_model\.lm_head\.", "lm_head."),
-        (r"^(?:model\.)?language_model\.(?:model\.)?", "model.language_model."),
+        (r"^(?:model\.)?language_model\.(?:model\.)*", "model.language_model."),
         (r"^(?:model\.)?(audio_tower|multi_modal_projector)\.", r"model.\1."),
     ),
 }
