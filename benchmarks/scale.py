@@ -23,7 +23,7 @@ LATE_S: Final = 0.1  # to be held at the 95th percentile
 RUN_S: Final = 120.0
 ANSWERS_S: Final = (20.0, 60.0)  # shortest and longest answer
 SEED: Final = 7
-PIECE_S: Final = 2.0  # of audio, that a store is given at a time
+PIECE_S: Final = 4.0  # of audio, that a store is given at a time
 BYTES_S: Final = 32_000
 FULL, PLACES, LOOK_S, START_S = 0.75, 32, 10.0, 6.0  # of the autoscaling; a replica's start
 

@@ -35,6 +35,7 @@ Serves until SIGTERM or Ctrl-C; what is running then may end within --drain-s.
   GET  /v1/stream    WebSocket: PCM in, provisional and final scores out
   GET  /v1/session   the same for graders of sessions: begin a response, PCM, end it
   GET  /v1/health, /v1/graders, /livez, /readyz, /metrics
+  GET  /docs         the API in a browser, with forms to try it; /openapi.json for machines
 
 One thread a window unless --threads says otherwise: many streams share the cores best that way.
 On the loopback anybody may use it. To be reached from elsewhere it asks for API keys and TLS, or

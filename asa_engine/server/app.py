@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
@@ -21,6 +21,7 @@ from asa_engine.formats import FORMATS
 from asa_engine.graders import grader_entries
 from asa_engine.request import Request as Texts
 from asa_engine.server.access import Access
+from asa_engine.server.docs_page import docs_page
 from asa_engine.server.envelope import Envelope, Known
 from asa_engine.server.jobs import UploadJob
 from asa_engine.server.keys import Keys, bounded
@@ -61,6 +62,7 @@ _ROUTES: Final = {
     "/livez": Known("GET it"),
     "/readyz": Known("GET it"),
     "/openapi.json": Known("GET it"),
+    "/docs": Known("open it in a browser"),
 }
 
 
@@ -108,6 +110,7 @@ class Api:
             Route("/readyz", self._ready),
             Route("/metrics", self._render_metrics),
             Route("/openapi.json", self._describe),
+            Route("/docs", self._show_docs),
         ]
         access = Access(self._settings.allow_origins, self._settings.allow_hosts)
         router = Router(routes, redirect_slashes=False)
@@ -223,6 +226,10 @@ class Api:
 
     async def _describe(self, request: Request) -> Response:
         return JSONResponse(openapi(self._version))
+
+    async def _show_docs(self, request: Request) -> Response:
+        page, headers = docs_page()
+        return HTMLResponse(page, headers=headers)
 
     async def _render_metrics(self, request: Request) -> Response:
         page = self._metrics.render(self._pool.open_jobs, self._pool.waiting_s)

@@ -39,7 +39,14 @@ from asa_engine.server.keys import bounded
 from asa_engine.server.messages import Heard, Piece, Provisional
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.pool import Pool
-from asa_engine.server.refusal import BadRequest, InternalError, TooLarge, TooSlow, close_code
+from asa_engine.server.refusal import (
+    BadRequest,
+    InternalError,
+    Refusal,
+    TooLarge,
+    TooSlow,
+    close_code,
+)
 from asa_engine.server.resuming import KeptStream, KeptStreams, stream_id
 from asa_engine.server.session_job import SessionJob
 from asa_engine.server.settings import Settings
@@ -87,7 +94,7 @@ async def live(
                     with pool.admit(job, key):
                         await _converse(socket, job, settings, watch, stream)
         except AsaError as error:
-            told = _text({"type": "error", **error.to_dict()})
+            told = _text({"type": "error", **error.to_dict(), **_when(error)})
             await _send(socket, told, settings.idle_timeout_s)
             reason = str(error).encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
             await socket.close(close_code(error), reason)
@@ -299,6 +306,12 @@ def _heed(text: str, job: StreamJob, arrived_s: float, patience: Patience) -> No
             "a text frame that is not understood",
             hint=f'known: {{"type": ...}} with {", ".join(known)}',
         )
+
+
+def _when(error: AsaError) -> dict[str, int]:
+    """Return when to come again, which over HTTP is a header."""
+    after = error.told_headers().get("Retry-After") if isinstance(error, Refusal) else None
+    return {} if after is None else {"retry_after_s": int(after)}
 
 
 def _text(message: Mapping[str, Any]) -> str:

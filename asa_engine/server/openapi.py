@@ -78,16 +78,10 @@ def openapi(version: str) -> dict[str, Any]:
             "/livez": {"get": _told("live", "Whether the process answers.")},
             "/readyz": {"get": _told("ready", "Whether it takes speech.", "503")},
             "/metrics": {
-                "get": {
-                    "operationId": "metrics",
-                    "summary": "For Prometheus.",
-                    "responses": {
-                        "200": {"description": "Text format 0.0.4.", "content": {"text/plain": {}}},
-                        **_refusals(*_COMMON),
-                    },
-                }
+                "get": _shown("metrics", "For Prometheus.", "Text format 0.0.4.", "text/plain")
             },
             "/openapi.json": {"get": _told("openapi", "This document.")},
+            "/docs": {"get": _shown("docs", "This document to try out.", "A page.", "text/html")},
         },
         "components": {
             "schemas": {
@@ -234,6 +228,14 @@ def _told(name: str, summary: str, *refusals: str) -> dict[str, Any]:
             **told,
             **_refusals(*_COMMON),
         },
+    }
+
+
+def _shown(name: str, summary: str, what: str, kind: str) -> dict[str, Any]:
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": {"description": what, "content": {kind: {}}}, **_refusals(*_COMMON)},
     }
 
 

@@ -169,6 +169,7 @@ def test_a_full_server_says_try_again(with_server: Any) -> None:
             async with client.stream() as second:
                 (told,) = await listen(second)
             assert told["error"] == "Full"
+            assert told["retry_after_s"] == 2
             assert second.close_code == 1013
             async with client.assess(encoded(ANSWER)) as response:
                 assert response.status == 200

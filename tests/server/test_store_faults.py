@@ -30,6 +30,12 @@ OTHER = RESUMABLE.replace(STREAM_ID, "fedcba9876543210")
 TIME_LIMIT_S = 120.0  # a hang fails; nothing is measured
 
 
+@pytest.fixture(autouse=True)
+def _short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of two seconds, so that an answer of six has several."""
+    monkeypatch.setattr(resuming, "PIECE_TURNS", 4)
+
+
 @pytest.fixture
 def expected(offline: asa.Engine) -> dict[str, Any]:
     return offline.assess((np.frombuffer(ANSWER, "<i2"), RATE_HZ)).to_dict()

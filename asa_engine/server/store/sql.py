@@ -62,6 +62,19 @@ _LOCK: Final = update(streams).where(*_is_held).values(holder=_holder)
 _ROW: Final = select(
     streams.c.owner, streams.c.terms, streams.c.size, streams.c.finished, streams.c.result
 ).where(streams.c.id == _stream)
+_ROW_LOCKED: Final = _ROW.with_for_update()
+_BEGIN: Final = insert(streams)
+_FINISH: Final = (
+    update(streams)
+    .where(streams.c.id == _stream)
+    .values(
+        size=bindparam("size_", type_=BigInteger),
+        seen_s=bindparam("seen_", type_=Float(53)),
+        finished=bindparam("finished_", type_=String),
+        result=bindparam("result_", type_=LargeBinary),
+    )
+)
+_NO_AUDIO: Final = delete(audio).where(audio.c.id == _stream)
 _PIECE: Final = select(audio.c.piece).where(audio.c.id == _stream, audio.c.start == _start)
 
 
@@ -198,13 +211,12 @@ class SqlStore(Store):
         return None if row is None else self._saved(stream, row)
 
     def take(self, stream: str, owner: str, terms: str, holder: int) -> Saved:
-        locked = _ROW.with_for_update()
-        row = self._connection.execute(locked, {"stream": stream}).one_or_none()
+        row = self._connection.execute(_ROW_LOCKED, {"stream": stream}).one_or_none()
         if row is None:
             self._check_room()
             values = {"id": stream, "owner": owner, "holder": holder, "seen_s": self._clock_s}
             values["terms"] = self._shut(stream, "terms", terms.encode())
-            self._connection.execute(insert(streams), values)
+            self._connection.execute(_BEGIN, values)
             return Saved(owner, terms, 0)
         saved = self._saved(stream, row)
         if (saved.owner, saved.terms) == (owner, terms) and saved.result is None:
@@ -235,23 +247,17 @@ class SqlStore(Store):
             return False
         size = self._size(stream)
         # The audio goes first: a store that is full has room for the result then.
-        self._connection.execute(delete(audio).where(audio.c.id == stream))
-        self._connection.execute(
-            update(streams)
-            .where(streams.c.id == stream)
-            .values(
-                size=size,
-                seen_s=self._clock_s,
-                finished=datetime.now(UTC).isoformat(timespec="seconds"),
-                result=self._shut(stream, "result", result.encode()),
-            )
-        )
+        self._connection.execute(_NO_AUDIO, {"stream": stream})
+        values = {"stream": stream, "size_": size, "seen_": self._clock_s}
+        values["finished_"] = datetime.now(UTC).isoformat(timespec="seconds")
+        values["result_"] = self._shut(stream, "result", result.encode())
+        self._connection.execute(_FINISH, values)
         return True
 
     def delete(self, stream: str) -> None:
         # The stream goes first: an append elsewhere that has its row is waited for.
         self._connection.execute(delete(streams).where(streams.c.id == stream))
-        self._connection.execute(delete(audio).where(audio.c.id == stream))
+        self._connection.execute(_NO_AUDIO, {"stream": stream})
 
     def tick(self, passed_s: float, keep_s: float, unfinished_s: float) -> None:
         mine_s = self._clock_s + passed_s
@@ -266,7 +272,7 @@ class SqlStore(Store):
         ):
             gone = delete(streams).where(*old).returning(streams.c.id)
             for name in self._connection.execute(gone).scalars().all():
-                self._connection.execute(delete(audio).where(audio.c.id == name))
+                self._connection.execute(_NO_AUDIO, {"stream": name})
 
     def results(self) -> Iterator[KeptResult]:
         with self.transaction():

@@ -20,7 +20,9 @@ __all__ = ["SqliteStore"]
 BUSY_S: Final = 2.0
 # Pieces of audio are large: with larger pages they cost a third less than with the usual 4 KiB.
 PAGE_BYTES: Final = 16_384
-_CHECKPOINT_PAGES: Final = 4 * 2**20 // PAGE_BYTES
+# How long the log may grow before it is carried over: what is scored and deleted by then is carried
+# over once, and not as audio and again as zeros.
+CHECKPOINT_BYTES: Final = 16 * 2**20
 _DOWN: Final = frozenset(
     (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 )
@@ -89,8 +91,8 @@ def _set(base: sqlite3.Connection, max_bytes: int) -> None:
     base.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a file that is still empty
     for setting in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
         base.execute(f"PRAGMA {setting}")
-    base.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     (page,) = base.execute("PRAGMA page_size").fetchone()
+    base.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_BYTES // page}")
     base.execute(f"PRAGMA max_page_count={max(64, max_bytes // page)}")
 
 
