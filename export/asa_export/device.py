@@ -114,31 +114,30 @@ def _stored(values: Stored) -> tuple[int, int, bytes]:
     with np.errstate(over="ignore"):
         halves = values.astype("<f2")
     if np.array_equal(halves.astype(np.float32), values):
-        words, kind, narrow, left_out, alike = halves.view("<u2"), _FLOAT16, _FLOAT15, (14,), 0
-    else:
-        words, kind, narrow = values.astype("<f4").view("<u4"), _FLOAT32, _FLOAT29
-        left_out, alike = (28, 29, 30), 0b011
-    if (data := _without(words.ravel(), left_out, alike)) is None:
-        return kind, values.size, words.tobytes()
-    return narrow, values.size, data
+        return _narrowest(halves.view("<u2"), (_FLOAT16, _FLOAT15), [14], 0)
+    return _narrowest(values.astype("<f4").view("<u4"), (_FLOAT32, _FLOAT29), [28, 29, 30], 0b011)
 
 
-def _without(
-    words: NDArray[np.uint16] | NDArray[np.uint32], left_out: tuple[int, ...], alike: int
-) -> bytes | None:
+def _narrowest(
+    words: NDArray[np.uint16] | NDArray[np.uint32],
+    kinds: tuple[int, int],
+    left_out: list[int],
+    alike: int,
+) -> tuple[int, int, bytes]:
     """Return numbers without those bits of the exponent that all have alike, end to end.
 
     Zeros have other ones and are told by having no bit but the sign, which no other number may.
-    Returns None where a number does not fit.
+    Where a number does not fit, all are returned as they are, and of the first kind.
     """
     width = 8 * words.itemsize
     mask = sum(1 << bit for bit in left_out)
     whole = (1 << (width - 1)) - 1
     fits = ((words & mask) == alike << left_out[0]) & ((words & (whole ^ mask)) != 0)
     if not np.all(fits | ((words & whole) == 0)):
-        return None
-    bits = np.unpackbits(words.view(np.uint8), bitorder="little").reshape(-1, width)
-    return np.packbits(np.delete(bits, left_out, axis=1), bitorder="little").tobytes()
+        return kinds[0], words.size, words.tobytes()
+    bits = np.unpackbits(words.ravel().view(np.uint8), bitorder="little").reshape(-1, width)
+    packed = np.packbits(np.delete(bits, left_out, axis=1), bitorder="little")
+    return kinds[1], words.size, packed.tobytes()
 
 
 def _described(config: AcousticConfig) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ DEMO = ROOT / "examples" / "audio" / "demo.flac"
 PACKAGE = ROOT / "build" / "wasm" / "package"
 KIOSK = ROOT / "build" / "kiosk"
 SECONDS = 5
+TEXT = "Last summer I went to the mountains with my family."
+PARTS = ("scores", "words", "prior", "features", "validity")
 # How the module's workers come and go.
 COUNT = """
 globalThis.workers = { started: 0, ended: 0 };
@@ -33,9 +36,9 @@ globalThis.Worker = class extends Worker {
 SCORE = """
 import("./index.js").then(async ({ Grader }) => {
   const samples = new Int16Array(await (await fetch("samples.raw")).arrayBuffer());
-  const grader = await Grader.open("grader.asa", OPTIONS);
+  const grader = await Grader.open(FILE, OPTIONS);
   const [whole, cut] = [samples.length, 3000].map((chunk) => {
-    const stream = grader.stream();
+    const stream = grader.stream(...TEXTS);
     for (let at = 0; at < samples.length; at += chunk) {
       stream.feed(samples.subarray(at, at + chunk));
     }
@@ -97,11 +100,13 @@ def _open(page: Page, address: str) -> None:
     page.value(f"{COUNT}; 0")
 
 
-def _score(page: Page, address: str, options: str) -> dict[str, Any]:
+def _score(page: Page, address: str, options: str, text: str | None = None) -> dict[str, Any]:
     _open(page, address)
-    found = page.value(SCORE.replace("OPTIONS", options))
-    for part in ("scores", "prior", "validity"):
-        assert found["cut"][part] == found["whole"][part]
+    file, texts = ("grader.asa", []) if text is None else ("reading.asa", [text])
+    script = SCORE.replace("OPTIONS", options).replace("FILE", json.dumps(file))
+    found = page.value(script.replace("TEXTS", json.dumps(texts)))
+    for part in PARTS:
+        assert found["cut"].get(part) == found["whole"].get(part)
     return found
 
 
@@ -120,13 +125,41 @@ def test_scores_are_the_same_bits_on_any_number_of_threads(
             # Workers end with what needs them.
             assert found["before"] == {"started": threads - 1, "ended": 0}
             assert found["after"] == {"started": threads - 1, "ended": threads - 1}
-            for part in ("scores", "prior", "validity"):
-                assert found["whole"][part] == one["whole"][part]
+            for part in PARTS:
+                assert found["whole"].get(part) == one["whole"].get(part)
         usual = _score(page, address, "{}")
         assert usual["about"]["threads"] == min(4, page.value("navigator.hardwareConcurrency"))
         refused = "import('./index.js').then(m => m.Grader.open('grader.asa', { threads: 0 }))"
         assert page.value(f"{refused}.catch(error => error.status)") == "argument"
         assert page.complaints == []
+
+
+def test_a_reading_is_judged_alike(folder: Path, reading_file: Path, tmp_path: Path) -> None:
+    made = shutil.copytree(folder, tmp_path / "page")
+    shutil.copy(reading_file, made / "reading.asa")
+    with chromium(tmp_path / "profile") as page, served(made) as address:
+        one, two = (_score(page, address, f"{{ threads: {threads} }}", TEXT) for threads in (1, 2))
+        assert (one["about"]["threads"], two["about"]["threads"]) == (1, 2)
+        found = [word["text"] for word in one["whole"]["words"] if word["error"] != "insertion"]
+        assert found == TEXT.removesuffix(".").split()
+        for part in PARTS:
+            assert two["whole"].get(part) == one["whole"].get(part)
+
+
+def test_workers_outlive_the_grader_until_its_streams_are_closed(
+    folder: Path, tmp_path: Path
+) -> None:
+    with chromium(tmp_path / "profile") as page, served(folder) as address:
+        _open(page, address)
+        page.value(
+            "import('./index.js').then(m => m.Grader.open('grader.asa', { threads: 2 }))"
+            ".then(grader => { globalThis.stream = grader.stream(); grader.close(); })"
+        )
+        assert page.value("workers") == {"started": 1, "ended": 0}
+        page.value("stream.feed(new Float32Array(80000).map(() => Math.random() - 0.5)), 0")
+        assert page.value("stream.finish().validity.peak_dbfs") > -7
+        page.value("stream.close(), stream.close()")
+        assert page.value("workers") == {"started": 1, "ended": 1}
 
 
 def test_a_page_that_is_not_isolated_has_one(folder: Path, tmp_path: Path) -> None:
@@ -137,9 +170,15 @@ def test_a_page_that_is_not_isolated_has_one(folder: Path, tmp_path: Path) -> No
         assert not [url for url in page.asked if "asa-threads" in url]
 
 
-def test_workers_that_do_not_start_leave_one_thread(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_workers_that_do_not_start_leave_one_thread(
+    folder: Path, tmp_path: Path, is_there: bool
+) -> None:
     broken = shutil.copytree(folder, tmp_path / "broken")
-    (broken / "asa-threads.worker.js").unlink()
+    worker = broken / "asa-threads.worker.js"
+    worker.unlink()
+    if is_there:
+        worker.touch()  # and never answers
     with chromium(tmp_path / "profile") as page, served(broken) as address:
         found = _score(page, address, "{ threads: 2 }")
         assert found["about"]["threads"] == 1
