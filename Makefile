@@ -107,17 +107,21 @@ libasa: $(VENV)/.run
 	$(BIN)/asa-engine export pronunciation -o build/libasa/reading.asa --target device --force
 
 # The web package, in build/wasm/package. Debian's emscripten finds its JavaScript in Debian's place.
+WASM = NODE_PATH=/usr/share/nodejs emcmake $(CMAKE) -DASA_PYTHON=OFF -DASA_LIBRARY=ON
 wasm:
-	NODE_PATH=/usr/share/nodejs emcmake $(CMAKE) -B build/wasm -DASA_PYTHON=OFF -DASA_LIBRARY=ON \
-		-DCMAKE_CXX_FLAGS="-msimd128 -fexceptions"
-	NODE_PATH=/usr/share/nodejs cmake --build build/wasm --parallel $(JOBS) --target asa_web
+	$(WASM) -B build/wasm -DCMAKE_CXX_FLAGS="-msimd128 -fexceptions"
+	$(WASM) -B build/wasm-threads -DCMAKE_CXX_FLAGS="-msimd128 -fexceptions -pthread" \
+		-DASA_WEB_THREADS=ON -DASA_WEB_PACKAGE=$(abspath build/wasm/package)
+	for build in wasm wasm-threads; do \
+		NODE_PATH=/usr/share/nodejs cmake --build build/$$build --parallel $(JOBS) --target asa_web || exit; \
+	done
 
 # Static files for any web server. Their hash names the version that browsers keep.
 kiosk: wasm $(VENV)/.run
 	rm -rf build/kiosk
 	mkdir -p build/kiosk/web
 	cp kiosk/* build/kiosk
-	cp build/wasm/package/asa.* build/wasm/package/index.js build/kiosk/web
+	cp build/wasm/package/asa* build/wasm/package/index.js build/kiosk/web
 	$(BIN)/asa-engine export acoustic -o build/kiosk/grader.asa --target device
 	sed -i "s/@VERSION@/$$(find build/kiosk -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c -16)/" \
 		build/kiosk/sw.js

@@ -97,9 +97,12 @@ export type Source = string | URL | Response | ArrayBuffer | Uint8Array;
 export class Grader {
   /**
    * Opens a file that `asa-engine export --target device` wrote.
+   * @param options.threads How many a window may use, with workers for all but one: 4 unless told,
+   *   or as many as the machine runs at once. One where the page is not cross-origin isolated; how
+   *   many there are, `describe` tells, and scores are the same bits.
    * @throws AsaError The file is damaged or of another revision, or cannot be fetched.
    */
-  static open(source: Source, options?: { precision?: Precision }): Promise<Grader>;
+  static open(source: Source, options?: { precision?: Precision; threads?: number }): Promise<Grader>;
   /** What it is and how it runs. */
   describe(): Description;
   /**
@@ -108,7 +111,7 @@ export class Grader {
    * @throws AsaError The text cannot be read aloud, is missing, or is of no use.
    */
   stream(text?: string): Stream;
-  /** Lets its memory go; its streams are closed too. */
+  /** Lets its memory go. Its workers end with the last of it and its streams that is closed. */
   close(): void;
 }
 

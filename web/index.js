@@ -1,11 +1,14 @@
 // libasa for web pages: scores while the learner speaks; nothing leaves the page.
-import createLibrary from "./asa.mjs";
 
 // Of asa.h, on 32-bit WebAssembly.
 const ERROR_BYTES = 252;
 const MESSAGE_AT = 4;
 const OPTIONS_BYTES = 12;
 const SAMPLE_RATE_HZ = 16000;
+// How many threads are taken unless told otherwise, and can be told; and how long they may take.
+const USUAL_THREADS = 4;
+const MOST_THREADS = 256;
+const START_MS = 10000;
 
 export class AsaError extends Error {
   constructor(status, message) {
@@ -22,6 +25,7 @@ class Library {
   #out;
   #samples = 0;
   #room = 0;
+  #opened = 0;
 
   constructor(module) {
     this.#module = module;
@@ -42,7 +46,7 @@ class Library {
   // Copies an array to where it is put, or to room that is kept for samples.
   put(array, at = this.#reserve(array.byteLength)) {
     const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-    this.#module.HEAPU8.set(bytes, at);
+    this.#memory().set(bytes, at);
     return at;
   }
 
@@ -61,7 +65,14 @@ class Library {
   // The same of one that gives a pointer, through its last argument.
   get(name, ...args) {
     this.call(name, ...args, this.#out);
-    return this.#word(this.#out);
+    return new DataView(this.#memory().buffer).getUint32(this.#out, true);
+  }
+
+  // The same of one that opens a grader or stream.
+  open(name, ...args) {
+    const handle = this.get(name, ...args);
+    this.#opened += 1;
+    return handle;
   }
 
   describe(grader) {
@@ -72,10 +83,19 @@ class Library {
   close(name, handle) {
     this.put(new Uint32Array([handle]), this.#out);
     this.#module[`_asa_${name}_close`](this.#out);
+    this.#opened -= 1;
+    this.endUnlessOpened();
   }
 
-  #word(at) {
-    return this.#module.HEAPU32[at >> 2];
+  // Workers do not end by being forgotten, as memory does.
+  endUnlessOpened() {
+    if (!this.#opened) this.#module.PThread?.terminateAllThreads();
+  }
+
+  // Memory that is shared may have been grown by another thread.
+  #memory() {
+    const { wasmMemory, HEAPU8 } = this.#module;
+    return wasmMemory ? new Uint8Array(wasmMemory.buffer) : HEAPU8;
   }
 
   #reserve(bytes) {
@@ -98,22 +118,19 @@ export class Grader {
     this.#handle = handle;
   }
 
-  static async open(source, { precision } = {}) {
-    const wasm = new URL("./asa.wasm", import.meta.url);
-    const [file, wasmBinary] = await Promise.all([bytesOf(source), bytesOf(wasm)]);
-    const library = new Library(await createLibrary({ wasmBinary }));
-    const name = new TextEncoder().encode(`${precision ?? ""}\0`);
-    const [bytes, named, options] = [file.byteLength || 1, name.length, OPTIONS_BYTES].map((size) =>
-      library.allocate(size),
-    );
+  static async open(source, { precision, threads = usualThreads() } = {}) {
+    if (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS) {
+      throw new AsaError("argument", `threads is ${threads}; it must be in [1, ${MOST_THREADS}]`);
+    }
+    const [file, opened] = await Promise.allSettled([bytesOf(source), openLibrary(threads)]);
+    if (opened.status === "rejected") throw opened.reason;
+    const { library } = opened.value;
     try {
-      library.put(file, bytes);
-      library.put(name, named);
-      library.put(new Uint32Array([OPTIONS_BYTES, 1, precision ? named : 0]), options);
-      const handle = library.get("grader_open_bytes", bytes, file.byteLength, options);
+      if (file.status === "rejected") throw file.reason;
+      const handle = openGrader(library, file.value, precision, opened.value.threads);
       return new Grader(library, handle);
     } finally {
-      for (const at of [bytes, named, options]) library.free(at);
+      library.endUnlessOpened();
     }
   }
 
@@ -124,13 +141,13 @@ export class Grader {
   stream(text) {
     const library = this.#opened();
     if (text === undefined) {
-      return new Stream(library, library.get("stream_open", this.#handle, SAMPLE_RATE_HZ, 1));
+      return new Stream(library, library.open("stream_open", this.#handle, SAMPLE_RATE_HZ, 1));
     }
     const written = new TextEncoder().encode(`${text}\0`);
     const at = library.allocate(written.length);
     try {
       library.put(written, at);
-      const handle = library.get("stream_open_text", this.#handle, SAMPLE_RATE_HZ, 1, at);
+      const handle = library.open("stream_open_text", this.#handle, SAMPLE_RATE_HZ, 1, at);
       return new Stream(library, handle);
     } finally {
       library.free(at);
@@ -187,6 +204,66 @@ export class Stream {
   #opened() {
     if (!this.#handle) throw new AsaError("order", "the stream is closed; start another one");
     return this.#library;
+  }
+}
+
+function openGrader(library, file, precision, threads) {
+  const name = new TextEncoder().encode(`${precision ?? ""}\0`);
+  const [bytes, named, options] = [file.byteLength || 1, name.length, OPTIONS_BYTES].map((size) =>
+    library.allocate(size),
+  );
+  try {
+    library.put(file, bytes);
+    library.put(name, named);
+    library.put(new Uint32Array([OPTIONS_BYTES, threads, precision ? named : 0]), options);
+    return library.open("grader_open_bytes", bytes, file.byteLength, options);
+  } finally {
+    for (const at of [bytes, named, options]) library.free(at);
+  }
+}
+
+function usualThreads() {
+  return Math.min(USUAL_THREADS, globalThis.navigator?.hardwareConcurrency ?? 1);
+}
+
+// Opens the module with threads where there can be any, else the one without.
+async function openLibrary(threads) {
+  // Threads share memory, and only isolated pages are given any.
+  const shares = globalThis.crossOriginIsolated && typeof SharedArrayBuffer === "function";
+  if (threads > 1 && shares && typeof Worker === "function") {
+    try {
+      return { library: new Library(await threadedModule(threads)), threads };
+    } catch {
+      // No workers, or no memory for them.
+    }
+  }
+  const [{ default: create }, wasmBinary] = await Promise.all([
+    import("./asa.mjs"),
+    bytesOf(new URL("./asa.wasm", import.meta.url)),
+  ]);
+  return { library: new Library(await create({ wasmBinary })), threads: 1 };
+}
+
+async function threadedModule(threads) {
+  const [{ default: create }, wasmBinary] = await Promise.all([
+    import("./asa-threads.mjs"),
+    bytesOf(new URL("./asa-threads.wasm", import.meta.url)),
+  ]);
+  const module = { wasmBinary, workers: threads - 1 };
+  const created = create(module);
+  // It waits for its workers, for ever for one that a policy forbids.
+  let late;
+  const failed = new Promise((_, reject) => {
+    late = setTimeout(() => reject(new Error("the workers do not start")), START_MS);
+    for (const worker of module.PThread.unusedWorkers) worker.addEventListener("error", reject);
+  });
+  try {
+    return await Promise.race([created, failed]);
+  } catch (error) {
+    module.PThread.terminateAllThreads();
+    throw error;
+  } finally {
+    clearTimeout(late);
   }
 }
 

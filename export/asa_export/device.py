@@ -40,10 +40,9 @@ __all__ = [
 ]
 
 MAGIC: Final = b"ASADEV\r\n"
-REVISION: Final = 1
+REVISION: Final = 2
 _ALIGNMENT: Final = 64
-_FLOAT32, _FLOAT16, _INT8, _BYTES = range(4)
-_SIZES: Final = (4, 2, 1, 1)
+_FLOAT32, _FLOAT16, _INT8, _BYTES, _FLOAT15, _FLOAT29 = range(6)
 
 Floats = NDArray[np.float32]
 Stored = Floats | NDArray[np.int8] | bytes
@@ -55,7 +54,8 @@ def acoustic_file(bundle: Bundle, precision: str, name: str) -> bytes:
 
     Args:
         bundle: Its weights are kept as they are: in float16 where that holds them exactly, else in
-            float32. So scores are those of the native backend at the same precision.
+            float32, and of either in fewer bits where that loses nothing. So scores are those of
+            the native backend at the same precision.
         precision: What libasa packs them to when it opens the file, unless told otherwise.
         name: What the grader calls itself.
 
@@ -95,9 +95,9 @@ def laid_out(described: bytes, tensors: Mapping[str, Stored]) -> bytes:
     described_bytes = len(described) + 4 + size
     at = 64 + described_bytes
     table, body = [struct.pack("<I", len(stored))], []
-    for name, (kind, data) in stored.items():
+    for name, (kind, count, data) in stored.items():
         padding = -at % _ALIGNMENT
-        table.append(text(name) + entry.pack(kind, at + padding, len(data) // _SIZES[kind]))
+        table.append(text(name) + entry.pack(kind, at + padding, count))
         body.append(bytes(padding) + data)
         at += padding + len(data)
     rest = b"".join((described, *table, *body))
@@ -105,17 +105,39 @@ def laid_out(described: bytes, tensors: Mapping[str, Stored]) -> bytes:
     return header + hashlib.sha256(rest).digest() + rest
 
 
-def _stored(values: Stored) -> tuple[int, bytes]:
-    """Return a tensor's type and bytes: float16 where that loses nothing."""
+def _stored(values: Stored) -> tuple[int, int, bytes]:
+    """Return a tensor's type, count and bytes: in the fewest bits that lose nothing."""
     if isinstance(values, bytes):
-        return _BYTES, values
+        return _BYTES, len(values), values
     if values.dtype == np.int8:
-        return _INT8, values.tobytes()
+        return _INT8, values.size, values.tobytes()
     with np.errstate(over="ignore"):
         halves = values.astype("<f2")
     if np.array_equal(halves.astype(np.float32), values):
-        return _FLOAT16, halves.tobytes()
-    return _FLOAT32, values.astype("<f4").tobytes()
+        return _narrowest(halves.view("<u2"), (_FLOAT16, _FLOAT15), [14], 0)
+    return _narrowest(values.astype("<f4").view("<u4"), (_FLOAT32, _FLOAT29), [28, 29, 30], 0b011)
+
+
+def _narrowest(
+    words: NDArray[np.uint16] | NDArray[np.uint32],
+    kinds: tuple[int, int],
+    left_out: list[int],
+    alike: int,
+) -> tuple[int, int, bytes]:
+    """Return numbers without those bits of the exponent that all have alike, end to end.
+
+    Zeros have other ones and are told by having no bit but the sign, which no other number may.
+    Where a number does not fit, all are returned as they are, and of the first kind.
+    """
+    width = 8 * words.itemsize
+    mask = sum(1 << bit for bit in left_out)
+    whole = (1 << (width - 1)) - 1
+    fits = ((words & mask) == alike << left_out[0]) & ((words & (whole ^ mask)) != 0)
+    if not np.all(fits | ((words & whole) == 0)):
+        return kinds[0], words.size, words.tobytes()
+    bits = np.unpackbits(words.ravel().view(np.uint8), bitorder="little").reshape(-1, width)
+    packed = np.packbits(np.delete(bits, left_out, axis=1), bitorder="little")
+    return kinds[1], words.size, packed.tobytes()
 
 
 def _described(config: AcousticConfig) -> bytes:

@@ -44,6 +44,35 @@ float half_to_float(std::uint16_t half) {
   return sign ? -tiny : tiny;
 }
 
+// Sizes are below 2, so the exponent's highest bit is 0 and not there.
+float float_of_15(std::uint32_t bits) {
+  return half_to_float(static_cast<std::uint16_t>((bits & 0x4000) << 1 | (bits & 0x3fff)));
+}
+
+// Sizes are 0 or from 2^-30 to below 2, so exponents begin with 011, which is not there.
+float float_of_29(std::uint32_t bits) {
+  const std::uint32_t sign = bits >> 28 << 31, rest = bits & 0xfffffff;
+  return bits_of<float>(sign | (rest ? rest + 0x30000000 : 0));
+}
+
+// Numbers `first` to before `end` of those that stand kBits wide behind each other, the lowest bit
+// first.
+template <int kBits, class Wide>
+void widen(const std::uint8_t* from, std::uint64_t bytes, std::uint64_t first, std::uint64_t end,
+           Wide wide, float* to) {
+  for (std::uint64_t i = first; i < end; ++i) {
+    const std::uint64_t at = i * kBits / 8;
+    std::uint64_t word = 0;
+    if (at + sizeof(word) <= bytes) {
+      std::memcpy(&word, from + at, sizeof(word));
+    } else {
+      std::memcpy(&word, from + at, static_cast<std::size_t>(bytes - at));
+    }
+    const auto bits = static_cast<std::uint32_t>(word >> i * kBits % 8);
+    *to++ = wide(bits & ((std::uint32_t{1} << kBits) - 1));
+  }
+}
+
 }  // namespace
 
 #ifdef ASA_MAPS_FILES
@@ -102,9 +131,9 @@ DeviceFile::DeviceFile(const std::uint8_t* bytes, std::size_t size) : bytes_(byt
   }
   Cursor header(bytes + sizeof(kMagic), kHeaderBytes - sizeof(kMagic));
   const auto revision = header.take<std::uint32_t>();
-  if (revision != kRevision) {
+  if (revision < kOldest || revision > kRevision) {
     throw FileError("the grader file is of revision " + std::to_string(revision) +
-                    ", this library reads revision " + std::to_string(kRevision) +
+                    ", this library reads revisions up to " + std::to_string(kRevision) +
                     "; take a library and a file of one release");
   }
   const std::size_t described = header.take<std::uint32_t>();
@@ -129,15 +158,13 @@ void DeviceFile::read_tensors(Cursor& cursor, std::uint64_t begin) {
   tensors_.resize(cursor.at_most(kMostNumbers, "too many tensors"));
   for (Tensor& tensor : tensors_) {
     tensor.name = cursor.text();
-    tensor.type = static_cast<Type>(cursor.at_most(3, "a tensor's type is unknown"));
+    tensor.type = static_cast<Type>(cursor.at_most(5, "a tensor's type is unknown"));
     tensor.offset = cursor.take<std::uint64_t>();
     tensor.count = cursor.take<std::uint64_t>();
-    constexpr std::uint64_t sizes[] = {4, 2, 1, 1};
-    const std::uint64_t item = sizes[static_cast<std::uint32_t>(tensor.type)];
     need(tensor.offset % kAlignment == 0 && tensor.offset >= begin && tensor.offset <= size_ &&
-             tensor.count <= (size_ - tensor.offset) / item,
+             tensor.count <= (size_ - tensor.offset) * 8 / tensor.bits(),
          "a tensor lies outside of it");
-    begin = tensor.offset + tensor.count * item;
+    begin = tensor.offset + tensor.bytes();
   }
 }
 
@@ -173,6 +200,12 @@ void DeviceFile::read_part(const std::string& name, std::uint64_t count, std::ui
       std::memcpy(&half, from + 2 * i, sizeof(half));
       values[i - first] = half_to_float(half);
     }
+  } else if (tensor.type == Type::float15) {
+    const auto wide = [](std::uint32_t bits) { return float_of_15(bits); };
+    widen<15>(from, tensor.bytes(), first, end, wide, values);
+  } else if (tensor.type == Type::float29) {
+    const auto wide = [](std::uint32_t bits) { return float_of_29(bits); };
+    widen<29>(from, tensor.bytes(), first, end, wide, values);
   } else {
     if (count % kGroup || first % kGroup || end % kGroup) damaged(name + " has no whole groups");
     std::vector<float> scale;

@@ -43,7 +43,7 @@ GraderConfig read_config(Cursor& cursor);
 // Everything of a file is checked before anything of it is used. The bytes must outlive it.
 class DeviceFile {
  public:
-  static constexpr std::uint32_t kRevision = 1;
+  static constexpr std::uint32_t kRevision = 2, kOldest = 1;  // 1 has no float15 and float29
   static constexpr std::size_t kHeaderBytes = 64, kAlignment = 64;
 
   // Throws FileError.
@@ -70,12 +70,26 @@ class DeviceFile {
 
  private:
   // int8: every kGroup numbers share a scale, which stand in a tensor of their own, NAME.scale.
-  enum class Type : std::uint32_t { float32 = 0, float16 = 1, int8 = 2, bytes = 3 };
+  // float15, float29: float16 and float32 without those bits of the exponent that all have alike.
+  enum class Type : std::uint32_t {
+    float32 = 0,
+    float16 = 1,
+    int8 = 2,
+    bytes = 3,
+    float15 = 4,
+    float29 = 5
+  };
   struct Tensor {
     std::string name;
     Type type;
     std::uint64_t offset, count;
     mutable bool is_read = false;
+
+    int bits() const {
+      constexpr int all[] = {32, 16, 8, 8, 15, 29};
+      return all[static_cast<std::uint32_t>(type)];
+    }
+    std::uint64_t bytes() const { return (count * bits() + 7) / 8; }
   };
 
   const Tensor* find(const std::string& name) const;

@@ -162,8 +162,30 @@ inline FileWriter tiny_description(std::uint32_t front) {
   return about.text("overall").put(0.0).put(10.0).numbers({}).put(std::uint64_t{0});
 }
 
+enum class Numbers { wide, narrow };
+
+// Numbers of float32 of which each is 0 or from 2^-30 to below 2, or zeros of float16, without
+// the bits that all have alike.
+inline void put_narrow(FileWriter& body, const std::vector<float>& values, int bits) {
+  std::vector<bool> line;
+  for (const float value : values) {
+    std::uint32_t all;
+    std::memcpy(&all, &value, sizeof(all));
+    const bool fits = all << 1 == 0 || (all >> 28 & 7) == 3;
+    check(fits, "a number that has no narrow form");
+    for (int bit = 0; bit < bits; ++bit) line.push_back(all >> (bit < bits - 1 ? bit : 31) & 1);
+  }
+  line.resize((line.size() + 7) / 8 * 8);
+  for (std::size_t at = 0; at < line.size(); at += 8) {
+    std::uint8_t byte = 0;
+    for (int bit = 0; bit < 8; ++bit) byte |= line[at + bit] << bit;
+    body.put(byte);
+  }
+}
+
 // A sealed file of a description and tensors of noise.
-inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors) {
+inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors,
+                      Numbers numbers = Numbers::wide) {
   std::vector<TinyTensor> all;
   for (const TinyTensor& tensor : tensors) {
     all.push_back(tensor);
@@ -174,7 +196,9 @@ inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors) 
   const std::size_t described = about.bytes.size() + listed;
   FileWriter file;
   for (const char c : {'A', 'S', 'A', 'D', 'E', 'V', '\r', '\n'}) file.put(c);
-  file.put(std::uint32_t{1}).put(static_cast<std::uint32_t>(described));
+  const bool is_narrow = numbers == Numbers::narrow;
+  file.put(is_narrow ? std::uint32_t{2} : std::uint32_t{1});
+  file.put(static_cast<std::uint32_t>(described));
   file.bytes.resize(64);
   FileWriter body;
   about.put(static_cast<std::uint32_t>(all.size()));
@@ -182,7 +206,9 @@ inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors) 
   for (const TinyTensor& tensor : all) {
     body.bytes.resize((64 + described + body.bytes.size() + 63) / 64 * 64 - 64 - described);
     const bool is_half = tensor.scale == 0 && tensor.count > 1;  // zeros, in half the bytes
-    const std::uint32_t type = !tensor.bytes.empty() ? 3 : tensor.is_int8 ? 2 : is_half;
+    std::uint32_t type = !tensor.bytes.empty() ? 3 : tensor.is_int8 ? 2 : is_half;
+    if (is_narrow && type == 1) type = 4;
+    if (is_narrow && type == 0 && tensor.scale > 0 && tensor.scale < 0.5f) type = 5;
     const std::size_t count = type == 3 ? tensor.bytes.size() : tensor.count;
     about.text(tensor.name).put(type);
     about.put<std::uint64_t>(64 + described + body.bytes.size());
@@ -194,6 +220,8 @@ inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors) 
       for (const float value : values) {
         body.put(static_cast<std::int8_t>(std::fmin(std::fmax(100 * value, -127), 127)));
       }
+    } else if (type > 3) {
+      put_narrow(body, values, type == 4 ? 15 : 29);
     } else if (is_half) {
       body.bytes.resize(body.bytes.size() + 2 * tensor.count);
     } else if (tensor.scale == 0) {
@@ -212,8 +240,8 @@ inline Bytes laid_out(FileWriter about, const std::vector<TinyTensor>& tensors) 
 
 // front: 0 whole, 1 levelled, 2 gated. Its detector takes every frame for speech that is louder
 // than the quietest.
-inline Bytes tiny_file(std::uint32_t front = 2) {
-  return laid_out(tiny_description(front), tiny_tensors());
+inline Bytes tiny_file(std::uint32_t front = 2, Numbers numbers = Numbers::wide) {
+  return laid_out(tiny_description(front), tiny_tensors(), numbers);
 }
 
 // Bursts of noise over a quiet floor: what the tiny detector takes for speech.

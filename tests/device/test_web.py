@@ -39,6 +39,7 @@ def test_a_page_scores_as_the_engine_does(
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["about"]["precision"] == precision
+    assert said["about"]["threads"] == 1  # node says of no page that it is isolated
     engine = asa_engine.load("acoustic", backend="native", precision=precision, threads=1)
     expected = engine.assess((samples, rate_hz))
     found = said["result"]
