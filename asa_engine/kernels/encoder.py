@@ -29,7 +29,8 @@ _CLOSING = ("layer_norm.weight", "layer_norm.bias")
 
 def dense_precision() -> str:
     """Return the precision, by name, of layers that a plan spares from int8, on this CPU."""
-    return "bf16" if isa() in ("avx512_bf16", "amx", "neon_bf16") else "fp32"
+    isa()
+    return "bf16" if _kernels.has_bf16_products() else "fp32"
 
 
 class Encoder:

@@ -188,6 +188,7 @@ NB_MODULE(_kernels, m) {
       "over them.";
   m.def("isa", [] { return asa::kernels().isa; });
   m.def("available_isas", &asa::available_isas);
+  m.def("has_bf16_products", [] { return asa::kernels().gemm.bf16; });
   m.def(
       "log_mel",
       [](Samples samples, int n_mels) {
