@@ -123,6 +123,7 @@ kiosk: wasm $(VENV)/.run
 	cp kiosk/* build/kiosk
 	cp build/wasm/package/asa* build/wasm/package/index.js build/kiosk/web
 	$(BIN)/asa-engine export acoustic -o build/kiosk/grader.asa --target device
+	$(BIN)/asa-engine export pronunciation -o build/kiosk/reading.asa --target device
 	sed -i "s/@VERSION@/$$(find build/kiosk -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c -16)/" \
 		build/kiosk/sw.js
 

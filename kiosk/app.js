@@ -1,6 +1,8 @@
 // The page: one button, what it hears, and what it makes of it.
 import { record, RecorderError, wav } from "./recorder.js";
+import { bandOf } from "./sounds.js";
 import { LANGUAGES, SENTENCES, STRINGS } from "./strings.js";
+import { drawPassed, drawRead, make } from "./words.js";
 
 /** @typedef {import("./web/index.js").Score} Score */
 
@@ -12,6 +14,7 @@ const QUIETEST_DBFS = -60;
 const MOST_WORDS = 100;
 const FREE = "free";
 const OWN = "own";
+const MISMATCH = "text_mismatch";
 /** What is to be read first. */
 const FIRST = 5;
 
@@ -26,7 +29,11 @@ let language = wanted.map((tag) => tag?.split("-")[0]).find((name) => LANGUAGES.
 let state = "loading";
 let said = { keys: ["loading"], problem: false, detail: "" };
 /** The last scores, provisional or final. */
-let shown = { scores: {}, reasons: [], final: false };
+let shown = { scores: {}, words: [], reasons: [], final: false };
+/** What is read, undefined where anything may be said. */
+let reading = /** @type {string | undefined} */ (undefined);
+/** Tells start() that the text is taken, or not. */
+let taken = (_) => {};
 /** @type {(() => Promise<void>) | undefined} */
 let stop;
 let ending = "";
@@ -68,8 +75,19 @@ const takes = {
     become("ready", ["ready"]);
   },
 
-  provisional({ scores }) {
-    if (state === "recording" && Object.keys(scores).length) show(scores, [], false);
+  started() {
+    taken(true);
+  },
+
+  refused({ message }) {
+    const [piece] = message.match(/(?<=')[^']+(?=')/) ?? [];
+    const key = piece ? "text_refused" : asked() ? "text_unreadable" : "text_missing";
+    become("ready", [key], true, piece ? `“${piece}”` : "");
+    taken(false);
+  },
+
+  provisional({ scores, words = [] }) {
+    if (state === "recording" && Object.keys(scores).length) show({ scores, words });
   },
 
   result({ result, recording }) {
@@ -80,9 +98,15 @@ const takes = {
       at("playback").src = address;
     }
     at("again").hidden = !recording.length;
-    show(result.scores, scorable ? reasons : [], true);
+    show({
+      scores: result.scores,
+      words: result.words ?? [],
+      reasons: scorable ? reasons : [],
+      final: true,
+    });
     at("result").hidden = !recording.length && !scorable;
-    const why = [ending, scorable ? "" : reasons[0]].filter(Boolean);
+    const cause = reasons.includes(MISMATCH) ? MISMATCH : reasons[0];
+    const why = [ending, scorable ? "" : cause].filter(Boolean);
     become("ready", why.length ? why : ["done"], why.length > 0);
     if (scorable) at("heading").focus();
   },
@@ -92,19 +116,25 @@ const takes = {
     stop = undefined;
     level.style.transform = "";
     become("broken", ["broken"], true, message);
+    taken(false);
     await now?.();
   },
 };
 
 async function start() {
   if (state !== "ready") return;
-  become("asking", ["asking"]);
+  reading = asked();
+  shown = { scores: {}, words: [], reasons: [], final: false };
+  become("asking", ["loading_grader"]);
   at("result").hidden = true;
   at("playback").pause();
   ending = "";
   blocks = 0;
   const worker = await grading;
-  worker.postMessage({ type: "start" });
+  const answer = new Promise((resolve) => (taken = resolve));
+  worker.postMessage({ type: "start", text: reading });
+  if (!(await answer)) return;
+  become("asking", ["asking"]);
   try {
     stop = await record(
       (block) => heard(worker, block),
@@ -144,8 +174,8 @@ function become(next, keys, problem = false, detail = "") {
   draw();
 }
 
-function show(scores, reasons, final) {
-  shown = { scores, reasons, final };
+function show({ scores, words, reasons = [], final = false }) {
+  shown = { scores, words, reasons, final };
   at("result").hidden = false;
   drawScores();
 }
@@ -170,7 +200,14 @@ function draw() {
   drawScores();
 }
 
-/** What is to be said, and what of it the grader cannot know. */
+/** The text that is chosen or typed; undefined where anything may be said. */
+function asked() {
+  const { value } = at("choice");
+  if (value === FREE) return undefined;
+  return value === OWN ? at("words").value.trim() : SENTENCES[Number(value)];
+}
+
+/** What is to be said, and remarks on it. */
 function drawTask() {
   const { value } = at("choice");
   for (const option of at("choice").options) {
@@ -178,14 +215,15 @@ function drawTask() {
   }
   at("own").hidden = value !== OWN;
   const sentence = at("sentence");
-  sentence.hidden = value === OWN;
   sentence.lang = value === FREE ? language : "en";
-  sentence.textContent = value === FREE ? text("free_task") : SENTENCES[Number(value)];
-  const words = value === OWN ? at("words").value.trim() : "";
-  const notes = [];
-  if (value !== FREE) notes.push("text_unheard");
-  if (words.split(/\s+/).length > MOST_WORDS) notes.push("text_long");
-  if (isForeign(words)) notes.push("text_foreign");
+  const words = asked();
+  const passed = state === "recording" && words !== undefined ? shown.words : [];
+  sentence.hidden = value === OWN && !passed.length;
+  if (passed.length) drawPassed(sentence, words, passed);
+  else sentence.textContent = words ?? text("free_task");
+  const notes = [words === undefined ? "free_unheard" : "text_heard"];
+  if (words?.split(/\s+/).length > MOST_WORDS) notes.push("text_long");
+  if (value === OWN && isForeign(words)) notes.push("text_foreign");
   at("unheard").textContent = notes.map(text).join(" ");
 }
 
@@ -196,12 +234,20 @@ function isForeign(words) {
 }
 
 function drawScores() {
-  const { scores, reasons, final } = shown;
+  const { scores, words, reasons, final } = shown;
+  const isRead = final && words.length > 0 && reading !== undefined;
+  at("reading").hidden = !isRead;
+  if (isRead) drawRead(reading, words, text, number);
+  if (state === "recording" && words.length) drawTask();
   at("heading").textContent = text(final ? "final" : "provisional");
   at("caution").hidden = !reasons.length;
   at("caution").textContent = reasons.map((reason) => text(reason)).join(" ");
   at("heading").hidden = !Object.keys(scores).length;
   at("scores").replaceChildren(...Object.entries(scores).map((entry) => scoreOf(...entry, final)));
+}
+
+function number(value) {
+  return value.toLocaleString(language, { maximumFractionDigits: 1, minimumFractionDigits: 1 });
 }
 
 /**
@@ -211,7 +257,6 @@ function drawScores() {
  */
 function scoreOf(name, score, final) {
   const { value, scale_min: low, scale_max: high, sd } = score;
-  const number = (x) => x.toLocaleString(language, { maximumFractionDigits: 1, minimumFractionDigits: 1 });
   const share = (value - low) / (high - low);
   const line = make("div", "name");
   line.append(
@@ -227,18 +272,10 @@ function scoreOf(name, score, final) {
   item.dataset.value = String(value);
   item.append(line, bar);
   if (!final) return item;
-  const band = share < 0.5 ? "low" : share < 0.8 ? "middle" : "high";
-  const sentence = STRINGS[language][`${name}_${band}`] ?? "";
+  const sentence = STRINGS[language][`${name}_${bandOf(score)}`] ?? "";
   const error = sd === undefined ? "" : text("sd").replace("{sd}", number(sd));
   item.append(make("p", "", [sentence, error].filter(Boolean).join(" ")));
   return item;
-}
-
-function make(tag, name = "", content = "") {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  element.textContent = content;
-  return element;
 }
 
 for (const name of LANGUAGES) {

@@ -7,7 +7,9 @@ const FILES = [
   "grader.asa",
   "grading.js",
   "icon.svg",
+  "reading.asa",
   "recorder.js",
+  "sounds.js",
   "strings.js",
   "style.css",
   "web/asa-threads.mjs",
@@ -16,6 +18,7 @@ const FILES = [
   "web/asa.mjs",
   "web/asa.wasm",
   "web/index.js",
+  "words.js",
 ];
 // A worker has its own policy, and it comes by a header.
 const POLICY =
