@@ -97,6 +97,24 @@ void test_gemm(const asa::Kernels& k, Precision precision, int in, int out, int 
         what + " gelu_put");
 }
 
+// A row has the same bits however many rows stand in its tile.
+void test_company(const asa::Kernels& k, Precision precision, int in) {
+  const int most = k.gemm.geometry.rows + 1;
+  const Weights w(k, precision, in, 40);
+  auto x = noise(std::size_t(most) * in, 1.0f, 6);
+  x.resize(x.size() + asa::kGroup);
+  std::vector<float> all;
+  for (int rows = most; rows > 0; --rows) {
+    Input input(k, precision, in, rows);
+    k.gemm.put_rows(x.data(), in, rows, input.rows);
+    std::vector<float> y(std::size_t(rows) * w.out);
+    k.gemm.store(input.rows, w.linear, 0, w.linear.out, rows, y.data(), w.out);
+    if (all.empty()) all = y;
+    check(std::equal(y.begin(), y.end(), all.begin()),
+          std::string(k.isa) + " company of " + std::to_string(rows) + " " + name_of(precision));
+  }
+}
+
 // Steps of any size times bytes of any size, at their largest and of both signs, are summed
 // exactly: as integers, whether sums of pairs fit 16 bits or not. `paired` takes weights that
 // pack() made.
@@ -296,6 +314,7 @@ int main() {
       test_gemm(k, precision, 129, 70, 13);
       test_gemm(k, precision, 130, 33, 20);
       test_gemm(k, precision, 3, 1, 1);
+      for (int in : {70, 384}) test_company(k, precision, in);
       test_nan(k, precision);
       check(k.peak.multiply(precision, 10) > 0, std::string(k.isa) + " peak");
     }
