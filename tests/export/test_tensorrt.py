@@ -127,6 +127,8 @@ def test_the_form_for_the_cpu_is_the_graph_itself(bundle: Bundle, precision: str
     It adds them up in float32 as well, or in float16 where NumPy does: a rounding for each product,
     which the layers carry on.
     """
+    if precision == "bf16" and int(np.__version__.split(".")[0]) < 2:
+        pytest.skip("NumPy 1 multiplies bfloat16 to float32, which ONNX's evaluator refuses")
     mel = np.random.default_rng(4).normal(size=(1, 80, 40)).astype(np.float32)
     path = bundle.file("grader", "tensorrt", precision)
     width = model_of(bundle, precision).graph.input[1].type.tensor_type.shape.dim[1].dim_value
