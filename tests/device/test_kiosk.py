@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import os
-import subprocess
-import sys
 import time
-import wave
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from chromium import CHROMIUM, Page, chromium
-from libasa import ROOT
+from chromium import CHROMIUM, chromium
+from kiosk_page import (
+    ASPECTS,
+    DEMO,
+    KIOSK,
+    SECONDS,
+    TEXT,
+    accessible,
+    as_the_engine,
+    assess,
+    choose,
+    microphone,
+    open_page,
+    press,
+    record,
+    recording_of,
+    scores_of,
+    served,
+    shot,
+    type_text,
+    until,
+    values,
+    words_of,
+)
 
 import asa_engine
 from asa_engine.audio.validity import REASONS
 from asa_engine.graders.pronunciation.again import AGAIN
 from asa_engine.graders.pronunciation.feedback import MISMATCH
-from asa_engine.server.kiosk import HEADERS, KioskServer
-
-KIOSK = ROOT / "build" / "kiosk"
-AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
-DEMO = ROOT / "examples" / "audio" / "demo.flac"
-SECONDS = 6
-TEXT = "Last summer I went to the mountains with my family."
-ASPECTS = {"accuracy", "fluency", "prosodic", "total", "completeness"}
-# Keeps what a test must get at: the recording that is played back, and the microphone.
-WATCH = """
-const create = URL.createObjectURL;
-URL.createObjectURL = (blob) => create.call(URL, (window.recording = blob));
-const devices = navigator.mediaDevices;
-const ask = devices.getUserMedia.bind(devices);
-devices.getUserMedia = async (wanted) => {
-  if (window.denied) throw new DOMException("", window.denied);
-  return (window.microphone = await ask(wanted));
-};
-"""
+from asa_engine.server.kiosk import HEADERS
 
 pytestmark = [
     pytest.mark.skipif(not (KIOSK / "reading.asa").is_file(), reason="not built: make kiosk"),
@@ -52,147 +45,13 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def served(missing: str = "") -> Iterator[tuple[str, KioskServer]]:
-    """The folder as `asa-engine kiosk` serves it, without one of its files."""
-    server = KioskServer(KIOSK)
-    server.files.pop(missing, None)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server.address, server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _microphone(path: Path, samples: np.ndarray, rate_hz: int = 16000) -> list[str]:
-    soundfile.write(path, samples, rate_hz, subtype="PCM_16")
-    return [
-        "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-audio-capture={path}%noloop",
-    ]
-
-
-def _open(page: Page, address: str) -> None:
-    page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
-    page.call("Page.navigate", url=address)
-    _until(page, "Ready")
-
-
-def _until(page: Page, status: str) -> None:
-    page.wait(f"document.getElementById('status')?.textContent.includes({status!r})")
-
-
-def _press(page: Page) -> None:
-    """The button, by the keyboard; the browser takes it for a person's."""
-    page.value("document.getElementById('record').focus()")
-    page.press("Enter")
-
-
-def _record(page: Page, seconds: float) -> None:
-    _press(page)
-    _until(page, "Listening")
-    time.sleep(seconds)
-    _press(page)
-
-
-def _scores(page: Page) -> dict[str, float]:
-    found = page.value(
-        "[...document.querySelectorAll('#scores li')]"
-        ".map(item => [item.dataset.name, item.dataset.value])"
-    )
-    return {name: float(value) for name, value in found}
-
-
-def _recording(page: Page) -> tuple[np.ndarray, int]:
-    """The WAV that the page plays back."""
-    said = page.value(
-        "recording.arrayBuffer().then(b => "
-        "btoa(Array.from(new Uint8Array(b), c => String.fromCharCode(c)).join('')))"
-    )
-    data = base64.b64decode(said)
-    with wave.open(io.BytesIO(data)) as file:
-        assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
-    return soundfile.read(io.BytesIO(data), dtype="int16")
-
-
-def _assess(audio: Path, text: str) -> dict[str, Any]:
-    """What the command says, on the kernels that WebAssembly has."""
-    done = subprocess.run(
-        [sys.executable, "-m", "asa_engine", "assess", audio, "--text", text, "--json",
-         "--backend", "native", "--precision", "int8", "--threads", "1"],
-        env=os.environ | {"ASA_CPU_ISA": "generic"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _values(said: dict[str, Any]) -> dict[str, float]:
-    return {name: score["value"] for name, score in said["scores"].items()}
-
-
-def _words(page: Page) -> list[tuple[str, str, float | None]]:
-    """Text, error and score of the words, as the page tells them."""
-    found = page.value(
-        "[...document.querySelectorAll('#read .word')].map(word => "
-        "[word.dataset.text, word.dataset.error, word.dataset.value])"
-    )
-    return [(text, error, float(value) if value else None) for text, error, value in found]
-
-
-def _type(page: Page, text: str) -> None:
-    _choose(page, "own")
-    page.value(f"words.value = {text!r}, words.dispatchEvent(new Event('input'))")
-
-
-def _as_the_engine(page: Page, said: dict[str, Any]) -> None:
-    """Words and errors are the engine's, and scores but for the last bits."""
-    found = _words(page)
-    assert [(text, error) for text, error, _ in found] == [
-        (word["text"], word["error"]) for word in said["words"]
-    ]
-    for (_, _, value), word in zip(found, said["words"], strict=True):
-        score = word.get("score")
-        assert value == (score and pytest.approx(score["value"], abs=1e-3))
-
-
-def _shot(page: Page, name: str) -> None:
-    """Pictures to look at, where KIOSK_SHOTS names a folder."""
-    if "KIOSK_SHOTS" in os.environ:
-        for width, height in ((1100, 1000), (360, 780)):
-            page.screenshot(Path(os.environ["KIOSK_SHOTS"]) / f"{name}-{width}.png", width, height)
-
-
-def _accessible(page: Page) -> None:
-    """What axe-core finds is nothing serious, in the light and in the dark."""
-    if not AXE.is_file():
-        return  # npm ci --prefix tests/node
-    page.value(f"{AXE.read_text(encoding='utf-8')}; 0")
-    for scheme in ("light", "dark"):
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        page.call("Emulation.setEmulatedMedia", features=features)
-        found = page.value(
-            "axe.run().then(({ passes, violations }) => [passes.length, violations.map("
-            "({ id, impact, nodes }) => [impact, id, nodes.map(node => node.html).join()])])"
-        )
-        assert found[0] > 10
-        assert [each for each in found[1] if each[0] in ("serious", "critical")] == []
-    page.call("Emulation.setEmulatedMedia", features=[])
-
-
-def _choose(page: Page, value: str) -> None:
-    page.value(f"choice.value = {value!r}, choice.dispatchEvent(new Event('change'))")
-
-
 def test_scores_as_the_engine_does_also_without_a_network(tmp_path: Path) -> None:
     samples, rate_hz = soundfile.read(DEMO, dtype="int16")
     samples = samples[: SECONDS * rate_hz]
-    arguments = _microphone(tmp_path / "microphone.wav", samples)
+    arguments = microphone(tmp_path / "microphone.wav", samples)
     with chromium(tmp_path / "profile", *arguments) as page, served() as (address, server):
-        _open(page, address)
-        _shot(page, "ready")
+        open_page(page, address)
+        shot(page, "ready")
         for offline in (False, True):
             if offline:
                 server.shutdown()
@@ -203,38 +62,38 @@ def test_scores_as_the_engine_does_also_without_a_network(tmp_path: Path) -> Non
                 )  # fmt: skip
                 page.call("Page.reload")
                 page.wait("!document.querySelector('#scores li')")
-                _until(page, "Ready")
-            _type(page, TEXT)
-            _press(page)
-            _until(page, "Listening")
+                until(page, "Ready")
+            type_text(page, TEXT)
+            press(page)
+            until(page, "Listening")
             start = time.monotonic()
             page.wait("document.querySelector('#scores li')")
-            provisional = _scores(page)
+            provisional = scores_of(page)
             passed = "[...document.querySelectorAll('#sentence .word')].map(w => w.textContent)"
             page.wait(f"{passed}.length > 1")
             assert page.value(passed)[:2] == ["Last", "summer"]
             assert page.value("document.getElementById('heading').textContent") == "So far"
-            _shot(page, "live")
+            shot(page, "live")
             time.sleep(max(0, SECONDS + 1 - (time.monotonic() - start)))
-            _press(page)
-            _until(page, "Your scores are below")
-            found = _scores(page)
+            press(page)
+            until(page, "Your scores are below")
+            found = scores_of(page)
             assert found.keys() == provisional.keys() == ASPECTS
-            soundfile.write(tmp_path / "played.wav", *_recording(page), subtype="PCM_16")
-            said = _assess(tmp_path / "played.wav", TEXT)
-            same = _values(said)
+            soundfile.write(tmp_path / "played.wav", *recording_of(page), subtype="PCM_16")
+            said = assess(tmp_path / "played.wav", TEXT)
+            same = values(said)
             for name, value in found.items():
                 # What is played back is what is scored.
                 assert value == pytest.approx(same[name], abs=1e-3)
-            _as_the_engine(page, said)
+            as_the_engine(page, said)
             told = page.value("[...document.querySelectorAll('#scores p')].map(p => p.textContent)")
             assert len(told) == len(ASPECTS)
             assert all(len(sentence) > len("Give or take 1.0.") for sentence in told)
             assert page.value("document.activeElement.id") == "heading"
             page.wait("document.getElementById('playback').duration > 6")
             assert page.value("crossOriginIsolated")  # also of what the service worker kept
-            _shot(page, "final")
-            _accessible(page)
+            shot(page, "final")
+            accessible(page)
         # The player's own pictures are data.
         ours = (address, f"blob:{address}", "data:")
         assert [url for url in page.asked if not url.startswith(ours)] == []
@@ -243,58 +102,58 @@ def test_scores_as_the_engine_does_also_without_a_network(tmp_path: Path) -> Non
 
 def test_what_cannot_be_judged_gets_a_sentence(tmp_path: Path) -> None:
     silence = np.zeros(16000, dtype=np.int16)
-    arguments = _microphone(tmp_path / "microphone.wav", silence)
+    arguments = microphone(tmp_path / "microphone.wav", silence)
     with chromium(tmp_path / "profile", *arguments) as page, served() as (address, _):
-        _open(page, address)
+        open_page(page, address)
         for denied, sentence in (
             ("NotFoundError", "There is no microphone"),
             ("NotAllowedError", "not allowed"),
             ("NotReadableError", "Another program"),
         ):
             page.value(f"window.denied = {denied!r}")
-            _press(page)
-            _until(page, sentence)
+            press(page)
+            until(page, sentence)
             assert page.value("document.getElementById('status').className") == "problem"
             assert page.value("document.getElementById('record').ariaDisabled") == "false"
         page.value("window.denied = undefined")
-        _shot(page, "problem")
-        _record(page, 1)
-        _until(page, "Nothing was heard")
-        assert _scores(page) == {}
+        shot(page, "problem")
+        record(page, 1)
+        until(page, "Nothing was heard")
+        assert scores_of(page) == {}
         page.value(
             "new MutationObserver((_, self) => { self.disconnect(); record.click(); })"
             ".observe(document.getElementById('record'), "
             "{ attributeFilter: ['class'], attributes: true })"
         )
-        _press(page)
-        _until(page, "too short")
+        press(page)
+        until(page, "too short")
         page.wait("record.ariaDisabled === 'false'")
-        _press(page)
-        _until(page, "Listening")
+        press(page)
+        until(page, "Listening")
         time.sleep(1)
         page.value("microphone.getTracks()[0].dispatchEvent(new Event('ended'))")
-        _until(page, "disconnected")
+        until(page, "disconnected")
         assert page.complaints == []
 
 
 def test_words_that_were_not_said_and_another_text(tmp_path: Path) -> None:
     samples, rate_hz = soundfile.read(DEMO, dtype="int16")
-    arguments = _microphone(tmp_path / "microphone.wav", samples[: SECONDS * rate_hz])
+    arguments = microphone(tmp_path / "microphone.wav", samples[: SECONDS * rate_hz])
     other = "She usually measures twice and cuts once, which is why her furniture lasts."
     longer = TEXT.replace("went", "went slowly").replace("mountains", "beautiful green mountains")
     for number, text in enumerate((longer, other)):
         with chromium(tmp_path / f"profile-{number}", *arguments) as page, served() as (address, _):
-            _open(page, address)
-            _type(page, text)
-            _record(page, SECONDS + 1)
+            open_page(page, address)
+            type_text(page, text)
+            record(page, SECONDS + 1)
             if text == other:
-                _until(page, "another text")
-                assert (_scores(page), _words(page)) == ({}, [])
+                until(page, "another text")
+                assert (scores_of(page), words_of(page)) == ({}, [])
                 continue
-            _until(page, "Your scores are below")
-            soundfile.write(tmp_path / "played.wav", *_recording(page), subtype="PCM_16")
-            said = _assess(tmp_path / "played.wav", text)
-            _as_the_engine(page, said)
+            until(page, "Your scores are below")
+            soundfile.write(tmp_path / "played.wav", *recording_of(page), subtype="PCM_16")
+            said = assess(tmp_path / "played.wav", text)
+            as_the_engine(page, said)
             left = [word["text"] for word in said["words"] if word["error"] == "omission"]
             assert left
             assert ", ".join(left) in page.value("advice.firstChild.textContent")
@@ -310,8 +169,8 @@ def test_words_that_were_not_said_and_another_text(tmp_path: Path) -> None:
                 "[...document.querySelectorAll('#sounds li')].map(item => item.dataset.phone)"
             )
             assert sounds == [phone["phone"] for phone in said["words"][index]["phones"]]
-            _shot(page, "words")
-            _accessible(page)
+            shot(page, "words")
+            accessible(page)
             page.value("language.value = 'es', language.dispatchEvent(new Event('change'))")
             assert page.value("document.querySelectorAll('#read [aria-pressed=true]').length") == 1
             assert page.value("document.querySelector('#sounds strong').textContent") == "summer"
@@ -325,17 +184,17 @@ def test_words_that_were_not_said_and_another_text(tmp_path: Path) -> None:
 
 
 def test_a_text_that_cannot_be_read_is_told_before_the_microphone(tmp_path: Path) -> None:
-    arguments = _microphone(tmp_path / "microphone.wav", np.zeros(16000, dtype=np.int16))
+    arguments = microphone(tmp_path / "microphone.wav", np.zeros(16000, dtype=np.int16))
     with chromium(tmp_path / "profile", *arguments) as page, served() as (address, _):
-        _open(page, address)
+        open_page(page, address)
         for text, sentence in (
             ("", "Type or paste a text"),
             ("I have 3 cats.", "Please write it in words"),
             ("Мы зовём это", "cannot be read"),
         ):
-            _type(page, text)
-            _press(page)
-            _until(page, sentence)
+            type_text(page, text)
+            press(page)
+            until(page, sentence)
             assert page.value("window.microphone === undefined")
             assert page.value("record.ariaDisabled") == "false"
         assert page.complaints == []
@@ -343,17 +202,17 @@ def test_a_text_that_cannot_be_read_is_told_before_the_microphone(tmp_path: Path
 
 def test_free_speech_is_scored_by_the_other_grader(tmp_path: Path) -> None:
     samples, rate_hz = soundfile.read(DEMO, dtype="int16")
-    arguments = _microphone(tmp_path / "microphone.wav", samples[: SECONDS * rate_hz])
+    arguments = microphone(tmp_path / "microphone.wav", samples[: SECONDS * rate_hz])
     with chromium(tmp_path / "profile", *arguments) as page, served() as (address, _):
-        _open(page, address)
-        _choose(page, "free")
-        _record(page, SECONDS + 1)
-        _until(page, "Your scores are below")
-        audio = _recording(page)
+        open_page(page, address)
+        choose(page, "free")
+        record(page, SECONDS + 1)
+        until(page, "Your scores are below")
+        audio = recording_of(page)
         engine = asa_engine.load("acoustic", backend="native", precision="fp32", threads=1)
         expected = engine.assess(audio).scores
         original = engine.assess(tmp_path / "microphone.wav").scores
-        found = _scores(page)
+        found = scores_of(page)
         assert found.keys() == expected.keys() == ASPECTS - {"completeness"}
         for name, value in found.items():
             assert value == pytest.approx(expected[name].value, abs=1e-3)
@@ -362,25 +221,25 @@ def test_free_speech_is_scored_by_the_other_grader(tmp_path: Path) -> None:
             assert value == pytest.approx(original[name].value, abs=0.12)
         assert page.value("document.getElementById('reading').hidden")
         # The reading's grader takes its place again.
-        _type(page, TEXT)
-        _press(page)
-        _until(page, "Listening")
+        type_text(page, TEXT)
+        press(page)
+        until(page, "Listening")
         assert page.complaints == []
 
 
 def test_a_refusal_by_the_browser_gets_a_sentence(tmp_path: Path) -> None:
     arguments = ["--use-fake-ui-for-media-stream=deny", "--use-fake-device-for-media-stream"]
     with chromium(tmp_path / "profile", *arguments) as page, served() as (address, _):
-        _open(page, address)
-        _press(page)
-        _until(page, "not allowed")
+        open_page(page, address)
+        press(page)
+        until(page, "not allowed")
 
 
 def test_without_its_grader_the_page_says_so(tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as page, served(missing="/reading.asa") as (address, _):
         page.call("Page.navigate", url=address)
-        _until(page, "Something went wrong")
-        _until(page, "status 404")
+        until(page, "Something went wrong")
+        until(page, "status 404")
 
 
 def test_languages_access_and_policy(tmp_path: Path) -> None:
@@ -389,7 +248,7 @@ def test_languages_access_and_policy(tmp_path: Path) -> None:
         served() as (address, _),
         served() as (elsewhere, _),
     ):
-        _open(page, address)
+        open_page(page, address)
         strings = page.value("import('./strings.js').then(module => module.STRINGS)")
         assert len(strings) >= 3
         wanted = {f"{name}_{band}" for name in ASPECTS for band in ("low", "middle", "high")}
@@ -402,7 +261,7 @@ def test_languages_access_and_policy(tmp_path: Path) -> None:
             )
             assert page.value("document.documentElement.lang") == language
             assert page.value("record.textContent") == sentences["start"]
-            _shot(page, language)
+            shot(page, language)
             for width in (320, 1100):
                 page.call(
                     "Emulation.setDeviceMetricsOverride",
@@ -410,7 +269,7 @@ def test_languages_access_and_policy(tmp_path: Path) -> None:
                 )  # fmt: skip
                 assert page.value("document.documentElement.scrollWidth") <= width
         page.call("Page.navigate", url=f"{address}?lang=es")
-        _until(page, strings["es"]["ready"])
+        until(page, strings["es"]["ready"])
 
         roles = {"button", "combobox", "status", "heading", "region"}
         nodes = [
@@ -435,19 +294,19 @@ def test_languages_access_and_policy(tmp_path: Path) -> None:
 
 def test_what_is_to_be_said_is_chosen_or_typed(tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as page, served() as (address, _):
-        _open(page, address)
+        open_page(page, address)
         given = page.value("import('./strings.js').then(module => module.SENTENCES)")
         assert len(set(given)) == len(given) > 5
         for index, sentence in enumerate(given):
-            _choose(page, str(index))
+            choose(page, str(index))
             assert page.value("document.getElementById('sentence').textContent") == sentence
         unheard = "document.getElementById('unheard').textContent"
         assert "every word" in page.value(unheard)
-        _choose(page, "free")
+        choose(page, "free")
         assert "not word by word" in page.value(unheard)
         assert page.value("words.checkVisibility()") is False
 
-        _choose(page, "own")
+        choose(page, "own")
         assert page.value("document.getElementById('sentence').checkVisibility()") is False
         page.value("words.focus()")
         page.call("Input.insertText", text="We call it <b>bear</b>.")
@@ -457,14 +316,14 @@ def test_what_is_to_be_said_is_chosen_or_typed(tmp_path: Path) -> None:
         for typed, said in (("Мы зовём это", "not look like English"), ("word " * 120, "a minute")):
             page.value(f"words.value = {typed!r}, words.dispatchEvent(new Event('input'))")
             assert said in page.value(unheard)
-        _shot(page, "own")
-        _accessible(page)
+        shot(page, "own")
+        accessible(page)
 
 
 def test_the_keyboard_reaches_everything_in_order(tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as page, served() as (address, _):
-        _open(page, address)
-        _choose(page, "own")
+        open_page(page, address)
+        choose(page, "own")
         page.value("document.activeElement.blur()")
         reached = []
         for _ in range(4):
