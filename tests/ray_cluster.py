@@ -104,7 +104,9 @@ def ray_cluster(errors: Path) -> Iterator[RayCluster]:
 def _environment() -> dict[str, str]:
     paths = os.pathsep.join(path for path in sys.path if path)
     # On, as Ray has it: switching it off is ours.
-    return {**os.environ, "PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "1"}
+    # A busy machine takes longer than five seconds to start a proxy, which is then shot.
+    patience = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+    return {**os.environ, **patience, "PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "1"}
 
 
 def _family(process: int) -> list[int]:
