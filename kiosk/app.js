@@ -221,10 +221,10 @@ function drawTask() {
   sentence.hidden = value === OWN && !passed.length;
   if (passed.length) drawPassed(sentence, words, passed);
   else sentence.textContent = words ?? text("free_task");
-  const notes = [words === undefined ? "free_unheard" : "text_heard"];
+  const notes = [words === undefined ? "free_heard" : "text_heard"];
   if (words?.split(/\s+/).length > MOST_WORDS) notes.push("text_long");
   if (value === OWN && isForeign(words)) notes.push("text_foreign");
-  at("unheard").textContent = notes.map(text).join(" ");
+  at("notes").textContent = notes.map(text).join(" ");
 }
 
 /** Whether most letters are none of English: a hint, no verdict. */

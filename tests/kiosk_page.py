@@ -175,3 +175,15 @@ def accessible(page: Page) -> None:
 
 def choose(page: Page, value: str) -> None:
     page.value(f"choice.value = {value!r}, choice.dispatchEvent(new Event('change'))")
+
+
+def widths_of(page: Page) -> dict[int, int]:
+    """How wide the page is on a small phone of 320 pixels, and on a screen of 1,100."""
+    found = {}
+    for width in (320, 1100):
+        page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=800, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        found[width] = page.value("document.documentElement.scrollWidth")
+    return found
