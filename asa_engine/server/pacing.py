@@ -25,7 +25,6 @@ __all__ = ["Config", "HttpConnection", "LiveConnection", "Pace", "sweep"]
 LEAST_PART_BYTES: Final = 512  # half a millisecond of tiny frames
 MOST_PART_BYTES: Final = 65_536
 FREE_S_PER_BYTE: Final = 20e-9  # large frames and bodies cost less than that
-CHEAP_S: Final = 1e-4  # beyond which the next part is a small one: a frame of speech costs less
 USUAL_SHARE: Final = 0.02  # of the loop's time: frames of 10 ms cost a quarter of it
 DEAR_SHARE: Final = 0.1  # for all connections together that cost more
 BURST_S: Final = 0.02
@@ -135,8 +134,7 @@ class Valve(asyncio.Transport):
             self._protocol.parse(part)
             cost_s = time.thread_time() - start - size * FREE_S_PER_BYTE
             wait_s = self._charge(cost_s)
-            is_cheap = cost_s < CHEAP_S
-            self._part_bytes = min(2 * size, MOST_PART_BYTES) if is_cheap else LEAST_PART_BYTES
+            self._part_bytes = LEAST_PART_BYTES if cost_s > 0 else min(2 * size, MOST_PART_BYTES)
         if self._pending or wait_s or self._is_held or self._is_stuck:
             self._transport.pause_reading()
             self._schedule(wait_s)
