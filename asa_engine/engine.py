@@ -23,7 +23,7 @@ from asa_engine import kernels
 from asa_engine.assessment import Assessment
 from asa_engine.audio import SAMPLE_RATE_HZ, AudioChunk, AudioSource, open_audio, read_blocks
 from asa_engine.audio.decode import named
-from asa_engine.audio.front import SpeechTrack
+from asa_engine.audio.front import SpeechFront
 from asa_engine.audio.intake import Intake
 from asa_engine.bundle import Bundle
 from asa_engine.errors import AudioError, UsageError
@@ -81,7 +81,7 @@ class Engine:
         self._stages = self._entry.open(
             bundle, self.choice.backend, self.choice.precision, self.threads
         )
-        SpeechTrack()  # opens the speech detector now, not in the first learner's time
+        SpeechFront()  # opens the speech detector now, not in the first learner's time
         self._gate = Gate(self.choice.backend, self._stages.versions())
         self._receipt = self._describe()
 

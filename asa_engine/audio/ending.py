@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asa_engine.audio.convert import AudioChunk, ChunkConverter
-from asa_engine.audio.front import FRAME_S, SpeechFront, SpeechTrack
+from asa_engine.audio.front import FRAME_S, SpeechFront
 from asa_engine.audio.validity import ValidityMonitor
 
 __all__ = ["SpeechEnd"]
@@ -13,18 +13,17 @@ class SpeechEnd:
     """Follows speech by the detector and gate that graders hear through, to its end.
 
     A stream's own detector may stop once speech is certain; this one goes on. Frames are known
-    0.6 to 0.7 s late (`SpeechTrack`), so that much more time has passed than `quiet_s` says.
+    0.6 to 0.7 s late (`SpeechFront`), so that much more time has passed than `quiet_s` says.
 
     Args:
         sample_rate_hz: Rate of the chunks.
 
     Raises:
-        BackendError: The speech detector's package is missing or not the pinned one.
+        BackendError: The speech detector's weights are missing, or not those that are known.
     """
 
     def __init__(self, sample_rate_hz: int) -> None:
         self._converter = ChunkConverter(sample_rate_hz)
-        self._track = SpeechTrack()
         self._monitor = ValidityMonitor()
         self._front = SpeechFront(self._hear, level=False)
         self._quiet_frames = 0
@@ -40,7 +39,7 @@ class SpeechEnd:
         Raises:
             AudioError: Wrong dtype or shape, NaN or infinity.
         """
-        self._front.push(self._track.push(self._converter.push(chunk)))
+        self._front.push(self._converter.push(chunk))
 
     def _hear(self, speech_frames: int) -> None:
         self._monitor.hear(speech_frames)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asa_engine.audio.convert import SAMPLE_RATE_HZ, AudioChunk, ChunkConverter
-from asa_engine.audio.front import Kept, SpeechFront, SpeechTrack
+from asa_engine.audio.front import Kept, SpeechFront
 from asa_engine.audio.validity import Validity, ValidityMonitor
 from asa_engine.profiling import StageClock
 
@@ -41,9 +41,9 @@ class Intake:
     def __init__(self, sample_rate_hz: int, front: int, clock: StageClock | None = None) -> None:
         self.converter = ChunkConverter(sample_rate_hz)
         self._clock = clock or StageClock()
-        self._track = SpeechTrack(as_is=front == GATED)
         self._monitor = ValidityMonitor()
-        self._front = SpeechFront(self._monitor.hear, level=front != GATED)
+        is_gated = front == GATED
+        self._front = SpeechFront(self._monitor.hear, level=not is_gated, as_is=is_gated)
         self._has_front = bool(front)
         self.kept: Sequence[Kept] = self._front.kept if front else ()
 
@@ -61,6 +61,21 @@ class Intake:
         with self._clock.scope("validity"):
             return self._hear(samples)
 
+    @property
+    def asked(self) -> int:
+        """Frames that the detector was asked about."""
+        return self._front.asked
+
+    def missing_s(self, samples: int) -> float:
+        """Return the seconds that must come, at least, before the grader hears so many more.
+
+        Args:
+            samples: At 16 kHz.
+        """
+        if self._has_front:
+            samples = self._front.missing(samples)
+        return samples / SAMPLE_RATE_HZ
+
     def close(self) -> NDArray[np.float32]:
         """End the recording; return the last samples that the grader is to hear.
 
@@ -73,10 +88,8 @@ class Intake:
             samples = self._hear(rest)
             if self._monitor.is_certain and not self._has_front:
                 return samples
-            last = self._front.push(self._track.finish())
-            if not self._has_front:
-                return samples
-            return np.concatenate((samples, last, self._front.finish()))
+            last = self._front.finish()
+            return np.concatenate((samples, last)) if self._has_front else samples
 
     def validity(self) -> Validity:
         """Return whether the recording, now closed, could be judged."""
@@ -88,7 +101,7 @@ class Intake:
         self._monitor.push(samples)
         if self._monitor.is_certain and not self._has_front:
             return samples  # the detector has done its work
-        heard = self._front.push(self._track.push(samples))
+        heard = self._front.push(samples)
         return heard if self._has_front else samples
 
 
@@ -96,10 +109,9 @@ def heard_samples(samples: NDArray[np.float32], front: int) -> NDArray[np.float3
     """Return what a grader hears of a whole recording, float32 [n] at 16 kHz."""
     if not front:
         return samples
-    track, gate = SpeechTrack(as_is=front == GATED), SpeechFront(level=front != GATED)
-    return np.concatenate(
-        (gate.push(track.push(samples)), gate.push(track.finish()), gate.finish())
-    )
+    is_gated = front == GATED
+    speech = SpeechFront(level=not is_gated, as_is=is_gated)
+    return np.concatenate((speech.push(samples), speech.finish()))
 
 
 def source_time_s(kept: Sequence[Kept], time_s: float) -> float:

@@ -27,10 +27,17 @@ from asa_engine.kernels.voice import (
     FRAME_SAMPLES,
     STATE_SIZE,
     VOICE_SHAPES,
+    SpeechKernel,
     VoiceKernel,
 )
 
-__all__ = ["CONTEXT_SAMPLES", "FRAME_SAMPLES", "SpeechDetector", "detector_weights"]
+__all__ = [
+    "CONTEXT_SAMPLES",
+    "FRAME_SAMPLES",
+    "SpeechDetector",
+    "detector_weights",
+    "speech_kernel",
+]
 
 _WEIGHTS: Final = Path(__file__).with_name("silero_vad.f32")
 _SHA256: Final = "9ce9463067e46767938c0f252e84690c9ab848a22736adefbe727ea2ba75c366"
@@ -55,6 +62,15 @@ class SpeechDetector:
                 then the frame.
         """
         return self._kernel.run(samples, self._state)
+
+
+def speech_kernel(*, as_is: bool, level: bool) -> SpeechKernel:
+    """Return what keeps the speech of one recording; for `asa_engine.audio.front`.
+
+    Raises:
+        BackendError: The detector's weights are missing, or not those that are known.
+    """
+    return _kernel().speech(as_is=as_is, level=level)
 
 
 @functools.cache

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from asa_engine import _kernels
 from asa_engine.kernels import isa
 
-__all__ = ["CONTEXT_SAMPLES", "FRAME_SAMPLES", "STATE_SIZE", "VOICE_SHAPES", "VoiceKernel"]
+__all__ = [
+    "CONTEXT_SAMPLES",
+    "FRAME_SAMPLES",
+    "STATE_SIZE",
+    "VOICE_SHAPES",
+    "SpeechKernel",
+    "VoiceKernel",
+]
+
+SpeechKernel = _kernels.Speech
+"""The speech of one recording: filters, detector and gate."""
 
 # Fixed by the model at 16 kHz: 32 ms frames, each seen with the 4 ms before it.
 FRAME_SAMPLES: Final = 512
@@ -63,3 +73,12 @@ class VoiceKernel:
             ValueError: One of them is of another size.
         """
         return self._voice.run(samples, state)
+
+    def speech(self, *, as_is: bool, level: bool) -> SpeechKernel:
+        """Return what keeps the speech of one recording, with this network as its detector.
+
+        Args:
+            as_is: Give the recording but for its offset, not what the high-pass leaves.
+            level: Bring speech to one level.
+        """
+        return SpeechKernel(self._voice, as_is, level)

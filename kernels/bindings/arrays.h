@@ -20,6 +20,7 @@ using namespace nb::literals;
 void bind_encoder(nb::module_& m);
 void bind_decoder(nb::module_& m);
 void bind_language_model(nb::module_& m);
+void bind_speech(nb::module_& m);
 
 using Samples = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<nb::numpy, int32_t, nb::ndim<1>, nb::c_contig>;

@@ -13,8 +13,6 @@
 
 namespace {
 
-using State = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
 Matrix close_window(asa::LogMelWindow& window) {
   window.check_closable();
   Matrix out = new_matrix(window.n_mels(), window.frames());
@@ -96,39 +94,6 @@ std::pair<Numbers, double> viterbi(Mel log_probabilities, const std::vector<int3
   std::copy(path.states.begin(), path.states.end(), states.data());
   return {states, path.score};
 }
-
-// The weights stay where Python has them; the arrays are held.
-class Voice {
- public:
-  // tensors: those of VoiceWeights, in order.
-  explicit Voice(std::vector<Weights> tensors) : tensors_(std::move(tensors)) {
-    constexpr size_t width = asa::kVoiceWidth;
-    std::vector<size_t> counts = {size_t(2) * asa::kVoiceBins * asa::kVoiceWindow};
-    for (const auto& shape : asa::kVoiceShapes) {
-      counts.push_back(size_t(shape.out) * asa::kVoiceTaps * shape.in);
-    }
-    for (const auto& shape : asa::kVoiceShapes) counts.push_back(shape.out);
-    counts.insert(counts.end(), {4 * width * 2 * width, 4 * width, width, 1});
-    const auto p = pointers(tensors_, counts);
-    weights_ = {p[0], {p[1], p[2], p[3], p[4]}, {p[5], p[6], p[7], p[8]}, p[9], p[10], p[11],
-                p[12]};
-  }
-
-  float run(Samples samples, State state) const {
-    if (samples.size() != size_t(asa::kVoiceContext + asa::kVoiceFrame)) {
-      throw std::invalid_argument("a frame and its context have 576 samples");
-    }
-    if (state.size() != size_t(2) * asa::kVoiceWidth) {
-      throw std::invalid_argument("the state has 256 numbers");
-    }
-    nb::gil_scoped_release release;
-    return asa::kernels().voice.run(weights_, samples.data(), state.data());
-  }
-
- private:
-  std::vector<Weights> tensors_;
-  asa::VoiceWeights weights_;
-};
 
 class Head {
  public:
@@ -214,9 +179,6 @@ NB_MODULE(_kernels, m) {
         "heads"_a, "length"_a, "reach"_a, "precision"_a);
   m.def("viterbi", &viterbi, "log_probabilities"_a.noconvert(), "emits"_a, "optional"_a, "whole"_a);
   m.def("pool", &pool, "frames"_a.noconvert(), "weight"_a.noconvert(), "bias"_a.noconvert());
-  nb::class_<Voice>(m, "Voice")
-      .def(nb::init<std::vector<Weights>>(), "tensors"_a)
-      .def("run", &Voice::run, "samples"_a.noconvert(), "state"_a.noconvert());
   nb::class_<Head>(m, "Head")
       .def(nb::init<const std::vector<int>&, std::vector<Weights>>(), "sizes"_a, "tensors"_a)
       .def("run", &Head::run, "stats"_a.noconvert());
@@ -244,4 +206,5 @@ NB_MODULE(_kernels, m) {
   bind_encoder(m);
   bind_decoder(m);
   bind_language_model(m);
+  bind_speech(m);
 }

@@ -65,21 +65,32 @@ struct Product {
   static ASA_INLINE vf of(vf w, vf x) { return w * x; }
   static ASA_INLINE float of(float w, float x) { return w * x; }
 };
-// y[r] = the sum over i of Op(w[r][i], x[i]), for R rows.
-template <class Op, int R>
-ASA_INLINE void sum_rows(const float* w, const float* x, int in, float* y) {
-  vf part[R];
-  for (int r = 0; r < R; ++r) part[r] = splat(0.0f);
+// y[s y_step + r] = the sum over i of Op(w[r][i], x[s x_step + i]), for R rows and S steps.
+template <class Op, int R, int S = 1>
+ASA_INLINE void sum_rows(const float* w, const float* x, int in, float* y, int x_step = 0,
+                         int y_step = 0) {
+  vf part[S][R];
+  for (auto& step : part) {
+    for (vf& one : step) one = splat(0.0f);
+  }
   int i = 0;
   for (; i + kLanes <= in; i += kLanes) {
-    const vf column = load(x + i);
+    vf columns[S];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) columns[s] = load(x + s * x_step + i);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) part[r] += Op::of(load(w + size_t(r) * in + i), column);
+    for (int r = 0; r < R; ++r) {
+      const vf row = load(w + size_t(r) * in + i);
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) part[s][r] += Op::of(row, columns[s]);
+    }
   }
-  for (int r = 0; r < R; ++r) {
-    float total = sum(part[r]);
-    for (int j = i; j < in; ++j) total += Op::of(w[size_t(r) * in + j], x[j]);
-    y[r] = total;
+  for (int s = 0; s < S; ++s) {
+    for (int r = 0; r < R; ++r) {
+      float total = sum(part[s][r]);
+      for (int j = i; j < in; ++j) total += Op::of(w[size_t(r) * in + j], x[s * x_step + j]);
+      y[s * y_step + r] = total;
+    }
   }
 }
 ASA_INLINE float highest(vf v) { return reduce<Max>(v); }

@@ -17,6 +17,7 @@ HeadKernels head_kernels();
 SoftmaxKernels softmax_kernels();
 PeakKernels peak_kernels();
 VoiceKernels voice_kernels();
+FourierKernels fourier_kernels();
 
 Kernels table() {
   return {.isa = ASA_NAME(ASA_ISA),
@@ -30,7 +31,8 @@ Kernels table() {
           .head = head_kernels(),
           .softmax = softmax_kernels(),
           .peak = peak_kernels(),
-          .voice = voice_kernels()};
+          .voice = voice_kernels(),
+          .fourier = fourier_kernels()};
 }
 
 }  // namespace asa::ASA_ISA

@@ -1,4 +1,4 @@
-// Matrix-vector products all the way: reading the weights is what a frame costs.
+// Reading the weights is what a frame costs: each is read once for all steps that it meets.
 #include "asa/voice.h"
 
 #include <math.h>
@@ -8,10 +8,15 @@
 namespace asa::ASA_ISA {
 namespace {
 
-void product(const float* w, const float* x, int in, int out, float* y) {
+// y[s y_step + o] = the sum over i of w[o][i] x[s x_step + i], for S steps.
+template <int S>
+void product(const float* w, const float* x, int x_step, int in, int out, float* y, int y_step) {
+  constexpr int kAtOnce = S == 4 ? 4 : 8;
   int o = 0;
-  for (; o + 8 <= out; o += 8) sum_rows<Product, 8>(w + size_t(o) * in, x, in, y + o);
-  for (; o < out; ++o) sum_rows<Product, 1>(w + size_t(o) * in, x, in, y + o);
+  for (; o + kAtOnce <= out; o += kAtOnce) {
+    sum_rows<Product, kAtOnce, S>(w + size_t(o) * in, x, in, y + o, x_step, y_step);
+  }
+  for (; o < out; ++o) sum_rows<Product, 1, S>(w + size_t(o) * in, x, in, y + o, x_step, y_step);
 }
 
 float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -28,11 +33,12 @@ float run(const VoiceWeights& w, const float* samples, float* state) {
   float layers[2][(kVoiceSteps + 2) * kWidest];
   float* in = layers[0];
   float* out = layers[1];
+  float spectra[kVoiceSteps][2 * kVoiceBins];
+  product<kVoiceSteps>(w.basis, sound, kVoiceHop, kVoiceWindow, 2 * kVoiceBins, spectra[0],
+                       2 * kVoiceBins);
   for (int t = 0; t < kVoiceSteps; ++t) {
-    float spectrum[2 * kVoiceBins];
-    product(w.basis, sound + t * kVoiceHop, kVoiceWindow, 2 * kVoiceBins, spectrum);
     for (int b = 0; b < kVoiceBins; ++b) {
-      const float re = spectrum[b], im = spectrum[kVoiceBins + b];
+      const float re = spectra[t][b], im = spectra[t][kVoiceBins + b];
       in[(t + 1) * kVoiceBins + b] = sqrtf(re * re + im * im);
     }
   }
@@ -41,10 +47,11 @@ float run(const VoiceWeights& w, const float* samples, float* state) {
     const VoiceConvolution shape = kVoiceShapes[layer];
     for (int i = 0; i < shape.in; ++i) in[i] = in[(steps + 1) * shape.in + i] = 0.0f;
     const int next = (steps - 1) / shape.stride + 1;
+    const auto multiply = next == 4 ? product<4> : next == 2 ? product<2> : product<1>;
+    multiply(w.convolution[layer], in, shape.stride * shape.in, kVoiceTaps * shape.in, shape.out,
+             out + shape.out, shape.out);
     for (int t = 0; t < next; ++t) {
       float* to = out + (t + 1) * shape.out;
-      product(w.convolution[layer], in + t * shape.stride * shape.in, kVoiceTaps * shape.in,
-              shape.out, to);
       for (int o = 0; o < shape.out; ++o) {
         const float value = to[o] + w.bias[layer][o];
         to[o] = value > 0.0f ? value : 0.0f;
@@ -61,7 +68,7 @@ float run(const VoiceWeights& w, const float* samples, float* state) {
     joined[i] = in[kVoiceWidth + i];
     joined[kVoiceWidth + i] = state[i];
   }
-  product(w.lstm, joined, 2 * kVoiceWidth, 4 * kVoiceWidth, gates);
+  product<1>(w.lstm, joined, 0, 2 * kVoiceWidth, 4 * kVoiceWidth, gates, 0);
   float* cell = state + kVoiceWidth;
   float logit = w.output_bias[0];
   for (int i = 0; i < kVoiceWidth; ++i) {

@@ -1,7 +1,8 @@
-// Log-mel, pooling, head and speech detector of every instruction set this CPU has, against plain
-// loops in double.
+// Log-mel, pooling, head, speech detector and Fourier transform of every instruction set this CPU
+// has, against plain loops in double.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -121,6 +122,30 @@ void test_head(const asa::Kernels& k) {
 }
 
 // Plain loops in double over the same weights, two frames one after the other.
+// Every 61st point against its sum: 64 is prime to that, so each row and column has its turn.
+void test_fourier(const asa::Kernels& k) {
+  constexpr int n = asa::kFourier;
+  const auto roots = std::make_unique<asa::FourierRoots>();
+  for (int i = 0; i < n; ++i) {
+    const double angle = 2 * 3.14159265358979323846 * i / n;
+    roots->real[i] = std::cos(angle);
+    roots->imag[i] = -std::sin(angle);
+  }
+  const auto x = noise(2 * n, 1.0f, 19);
+  std::vector<double> real(x.begin(), x.begin() + n), imag(x.begin() + n, x.end());
+  std::vector<double> spare(2 * n, 1e9);
+  k.fourier.transform(*roots, real.data(), imag.data(), spare.data());
+  for (int i = 0; i < n; i += 61) {
+    double re = 0, im = 0;
+    for (int j = 0; j < n; ++j) {
+      const int turn = static_cast<int>(static_cast<long long>(i) * j % n);
+      re += x[j] * roots->real[turn] - x[n + j] * roots->imag[turn];
+      im += x[j] * roots->imag[turn] + x[n + j] * roots->real[turn];
+    }
+    check(std::hypot(real[i] - re, imag[i] - im) < 1e-10, std::string(k.isa) + " fourier");
+  }
+}
+
 void test_voice(const asa::Kernels& k) {
   using namespace asa;
   constexpr int width = kVoiceWidth, windows = kVoiceSteps * kVoiceBins;
@@ -213,6 +238,7 @@ int main() {
     test_pool(k);
     test_head(k);
     test_voice(k);
+    test_fourier(k);
   });
   return result();
 }

@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asa_engine.audio import vad
-from asa_engine.audio.front import SpeechTrack
+from asa_engine.audio.front import SpeechFront
 from asa_engine.audio.intake import Intake
 from asa_engine.audio.validity import REASONS, SPEECH_FRAMES, Validity
 from asa_engine.errors import BackendError
@@ -176,22 +176,16 @@ def test_single_samples_give_the_same_verdict() -> None:
     assert judge(samples, sizes=(1,)) == judge(samples)
 
 
-def test_detector_rests_in_silence_and_once_speech_is_certain(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls = 0
-    heard = vad.SpeechDetector.probability
+def test_detector_rests_in_silence_and_once_speech_is_certain() -> None:
+    def asked(samples: Samples) -> int:
+        intake = Intake(RATE_HZ, front=0)
+        for chunk in cut(samples, [4000]):
+            intake.push(chunk)
+        intake.close()
+        return intake.asked
 
-    def count(self: vad.SpeechDetector, samples: Samples) -> float:
-        nonlocal calls
-        calls += 1
-        return heard(self, samples)
-
-    monkeypatch.setattr(vad.SpeechDetector, "probability", count)
-    judge(silence(20.0))
-    assert calls == 0
-    judge(speech(30.0))
-    assert SPEECH_FRAMES <= calls <= 64  # of 937
+    assert asked(silence(20.0)) == 0
+    assert SPEECH_FRAMES <= asked(speech(30.0)) <= 64  # of 937
 
 
 def test_monitor_keeps_nothing_of_a_long_recording() -> None:
@@ -242,7 +236,7 @@ def fresh_kernel() -> object:
 def test_missing_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vad, "_WEIGHTS", tmp_path / "silero_vad.f32")
     with pytest.raises(BackendError, match=r"are missing \(install asa-engine again\)"):
-        SpeechTrack()
+        SpeechFront()
 
 
 @pytest.mark.usefixtures("fresh_kernel")
@@ -251,7 +245,7 @@ def test_weights_with_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for other in (b"", b"something else"):
         (tmp_path / "silero_vad.f32").write_bytes(other)
         with pytest.raises(BackendError, match=r"are missing|is not the speech detector"):
-            SpeechTrack()
+            SpeechFront()
 
 
 # Real learners

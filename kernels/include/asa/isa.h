@@ -2,6 +2,7 @@
 #pragma once
 
 #include "asa/attention.h"
+#include "asa/fourier.h"
 #include "asa/gemm.h"
 #include "asa/head.h"
 #include "asa/layer_norm.h"
@@ -29,6 +30,7 @@ struct Kernels {
   SoftmaxKernels softmax;
   PeakKernels peak;
   VoiceKernels voice;
+  FourierKernels fourier;
 };
 
 // Kernels of the best instruction set this CPU has, or of the one ASA_CPU_ISA names.

@@ -1,12 +1,15 @@
 // Linear-phase high-pass filters of a recording, block by block, in double.
 #pragma once
 
-#include <complex>
-#include <vector>
+#include <array>
+#include <memory>
+
+#include "asa/fourier.h"
 
 namespace asa {
 
 inline constexpr int kFilterBlock = 2048;  // samples: four of the detector's frames
+static_assert(kFourier == 2 * kFilterBlock);
 inline constexpr int kFilterDelay = kFilterBlock / 2;
 
 // Windowed sincs (Kaiser, beta 5.9) of kFilterBlock + 1 taps, by overlap-save: one cuts below 75 Hz
@@ -19,12 +22,12 @@ class HighPass {
   void run(const double* source, double* high, double* without_offset) const;
 
  private:
-  using Complex = std::complex<double>;
-  void transform(std::vector<Complex>& x) const;
-
-  std::vector<Complex> twiddle_;
-  std::vector<int> reversed_;
-  std::vector<Complex> filter_;  // the first filter's spectrum plus i times the second's
+  // The spectrum of the first filter plus i times the second.
+  struct Spectra {
+    FourierRoots roots;
+    std::array<double, kFourier> real, imag;
+  };
+  std::unique_ptr<Spectra> filter_ = std::make_unique<Spectra>();
 };
 
 }  // namespace asa

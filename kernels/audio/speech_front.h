@@ -32,6 +32,9 @@ class SpeechFront {
   // Appends the samples that are left.
   void finish(std::vector<float>& out);
 
+  // Frames that must come, at least, before so many samples are due.
+  std::size_t missing(std::size_t samples) const;
+
   double speech_s() const { return speech_s_; }
   const std::vector<Kept>& kept() const { return kept_; }
 

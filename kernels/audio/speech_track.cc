@@ -68,6 +68,11 @@ void SpeechTrack::filter_block() {
   std::copy_n(filtered.end() - kVoiceContext, kVoiceContext, before_.begin());
 }
 
+std::size_t SpeechTrack::missing(std::size_t frames) const {
+  const std::size_t lacking = (kAheadFrames + frames - ahead_.size()) * kVoiceFrame + skip_;
+  return (lacking + kFilterBlock - 1) / kFilterBlock * kFilterBlock - filled_;
+}
+
 // Asks the detector about the oldest frame of those ahead.
 SpeechFrame SpeechTrack::next() {
   double loudest = std::max(kQuietest, loudest_ * kHeardFade);
@@ -89,6 +94,7 @@ SpeechFrame SpeechTrack::next() {
     std::transform(now.heard.begin(), now.heard.end(), heard.begin(),
                    [&](double sample) { return static_cast<float>(sample * gain); });
     probability = detector_.probability(heard.data());
+    ++asked_;
     if (!(now.power > floor * kSteady)) probability = 0;
   }
   return {frames_++, std::move(now.samples), now.power, floor, probability};

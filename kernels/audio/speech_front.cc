@@ -45,6 +45,12 @@ void SpeechFront::finish(std::vector<float>& out) {
   if (!waiting_.empty()) leave(out);
 }
 
+std::size_t SpeechFront::missing(std::size_t samples) const {
+  const std::size_t frames = (samples + kVoiceFrame - 1) / kVoiceFrame;
+  const std::size_t held = waiting_.size() + behind_.size() + before_.size();
+  return frames > held ? frames - held : 1;
+}
+
 // Keeps a frame, or holds it back; returns how many frames it makes speech.
 int SpeechFront::take(SpeechFrame frame) {
   if (is_open_) {

@@ -64,6 +64,12 @@ class SpeechTrack {
     if (SpeechFrame frame = last_frame(rest); !frame.samples.empty()) take(std::move(frame));
   }
 
+  // Samples that must come before so many more frames do.
+  std::size_t missing(std::size_t frames) const;
+
+  // Frames that the detector was asked about: not those of digital silence.
+  std::size_t asked() const { return asked_; }
+
  private:
   struct Filtered {
     std::array<double, kVoiceContext + kVoiceFrame> heard;  // with the context before it
@@ -104,6 +110,7 @@ class SpeechTrack {
   std::deque<double> powers_;
   long frames_ = 0;
   double loudest_ = 0;
+  std::size_t asked_ = 0;
 };
 
 }  // namespace asa
