@@ -14,7 +14,7 @@ from asa_engine.audio import SAMPLE_RATE_HZ, AudioChunk
 from asa_engine.audio.front import Kept
 from asa_engine.audio.intake import Intake, source_time_s
 from asa_engine.errors import UsageError
-from asa_engine.graders import Explains, Placed, Run
+from asa_engine.graders import Explains, Foretells, Placed, Run
 from asa_engine.profiling import StageClock
 from asa_engine.runtimes.gate import Gate
 
@@ -94,6 +94,16 @@ class Stream(ChunkStream):
         start = time.perf_counter()
         self._take(chunk)
         self._tail_ms = since_ms(start)
+
+    @property
+    def missing_s(self) -> float:
+        """Seconds of audio that must come, at least, before `provisional` changes; 0 if unknown.
+
+        Who feeds many streams feeds each less often by it, and no score is told later.
+        """
+        if not isinstance(self._run, Foretells):
+            return 0.0
+        return self._intake.missing_s(self._run.missing)
 
     @property
     def provisional(self) -> dict[str, Score] | None:

@@ -47,6 +47,11 @@ class WindowedLogMel:
             self._laps = LapLog()
             sources.append(self._laps.take)
 
+    @property
+    def room(self) -> int:
+        """Samples that the open window still takes."""
+        return self._window.room
+
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take float32 samples [n]; return the log-mel [n_mels, T] of each window they close."""
         closed = []

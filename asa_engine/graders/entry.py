@@ -26,6 +26,7 @@ __all__ = [
     "Configuration",
     "EmbeddingRun",
     "Explains",
+    "Foretells",
     "GraderEntry",
     "MixedPrecision",
     "Opener",
@@ -112,6 +113,15 @@ class Placed(Protocol):
     """A run that is told where in the recording lies what it hears."""
 
     kept: Sequence[Kept]
+
+
+@runtime_checkable
+class Foretells(Protocol):
+    """A run that knows when it will have something new to say."""
+
+    @property
+    def missing(self) -> int:
+        """Samples (16 kHz) that must come before it has, at least."""
 
 
 @runtime_checkable

@@ -18,6 +18,10 @@ __all__ = ["WindowedRun", "Windows", "log_mel_windows"]
 class Windows(Protocol):
     """What cuts one recording into windows."""
 
+    @property
+    def room(self) -> int:
+        """Samples that the open window still takes."""
+
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take float32 samples [n]; return the log-mel [n_mels, T] of each window they close."""
 
@@ -56,6 +60,11 @@ class WindowedRun(ABC):
 
     _clock: StageClock
     _mel: Windows
+
+    @property
+    def missing(self) -> int:
+        """Samples that close the next window: nothing new is known before."""
+        return self._mel.room
 
     def _hear(self, samples: NDArray[np.float32]) -> None:
         """Take float32 mono samples at 16 kHz, and every window they close."""

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -35,8 +36,8 @@ from asa_engine.stream import Stream
 
 __all__ = ["Job", "StreamJob", "UploadJob"]
 
-TURN_S: Final = 0.5
-LEAST_S: Final = 0.02  # live audio gets a turn once it is so much, or has waited for so long
+TURN_S: Final = 1.0
+LEAST_S: Final = 0.02  # of live audio gets a turn, where nobody knows how much makes a difference
 WAITING_S: Final = 2.0
 MAX_UNTAKEN: Final = 16
 _NO_TEXTS: Final = Request()
@@ -224,12 +225,13 @@ class StreamJob(Job):
         self._frame_bytes = channels * self._dtype.itemsize
         self._bytes_per_s = sample_rate_hz * self._frame_bytes
         self.turn_bytes = int(TURN_S * sample_rate_hz) * self._frame_bytes
-        self._least_bytes = max(1, int(LEAST_S * sample_rate_hz)) * self._frame_bytes
+        self._least_bytes = self._turns_worth(LEAST_S)
         self._pcm = bytearray()
         self._head = b""
         self._received_bytes = 0
         self._said_windows = 0
         self._finishing = False
+        self._turns = 0
         self._is_timed = False
         self._is_due = False
 
@@ -255,18 +257,30 @@ class StreamJob(Job):
             self._pcm += pcm
         if len(self._pcm) >= self._least_bytes:
             self._wake()
-        if not self._is_timed:
-            self._is_timed = True
-            self._loop.call_later(LEAST_S, self._come_due)
+        self._limit_wait()
         while not self._over and self._is_behind():
             self._moved.clear()
             await self._moved.wait()
 
-    def _come_due(self) -> None:
+    def _turns_worth(self, seconds: float) -> int:
+        """Return how many bytes get a turn where so much audio would make a difference."""
+        waits_s = min(max(seconds, LEAST_S), TURN_S)
+        return max(1, math.ceil(waits_s * self._sample_rate_hz)) * self._frame_bytes
+
+    def _limit_wait(self) -> None:
+        """See to it that what has come gets a turn even if little or nothing follows."""
+        if not self._is_timed and self._pcm:
+            self._is_timed = True
+            self._loop.call_later(TURN_S, self._come_due, self._turns)
+
+    def _come_due(self, turns: int) -> None:
         self._is_timed = False
+        if self._over:
+            return
+        if turns != self._turns:  # what waits now came later
+            return self._limit_wait()
         self._is_due = True
-        if not self._over:
-            self._wake()
+        self._wake()
 
     def seconds(self, pcm: bytes) -> float:
         """Return how long a piece of the stream lasts."""
@@ -307,6 +321,7 @@ class StreamJob(Job):
             left = len(self._pcm)
         stream = self._stream or self._open(engine, self._sample_rate_hz)
         stream.feed(self._samples(pcm))
+        self._least_bytes = self._turns_worth(stream.missing_s)
         self._call(self._moved.set)
         if finishing and left < self._frame_bytes:
             self._check_whole(left)
@@ -317,6 +332,7 @@ class StreamJob(Job):
     def _cut(self, most_bytes: int) -> bytes:
         """Take whole samples off what waits; called under the lock."""
         self._is_due = False
+        self._turns += 1
         taken = min(len(self._pcm), most_bytes)
         taken -= taken % self._frame_bytes
         pcm = bytes(self._pcm[:taken])

@@ -135,7 +135,7 @@ class Valve(asyncio.Transport):
             cost_s = time.thread_time() - start - size * FREE_S_PER_BYTE
             wait_s = self._charge(cost_s)
             self._part_bytes = LEAST_PART_BYTES if cost_s > 0 else min(2 * size, MOST_PART_BYTES)
-        if self._pending or wait_s or self._is_held or self._is_stuck:
+        if self._pending or wait_s:
             self._transport.pause_reading()
             self._schedule(wait_s)
         else:
@@ -165,14 +165,14 @@ class Valve(asyncio.Transport):
     # What uvicorn asks of a transport.
 
     def pause_reading(self) -> None:
-        """Pass nothing on."""
+        """Pass nothing on; reading stops if more comes meanwhile, which is seldom."""
         self._is_held = True
-        self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Pass on again, on the loop's next round."""
         self._is_held = False
-        self._schedule(0.0)
+        if self._pending or not self._transport.is_reading():
+            self._schedule(0.0)
 
     def close(self) -> None:
         """Close once what was written is taken, and without that after a while."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeVar
@@ -21,10 +22,13 @@ from asa_engine.server.metrics import Metrics
 from asa_engine.server.readiness import check_scores
 from asa_engine.server.refusal import Full, Stopping, TooMany
 
-__all__ = ["Pool", "Turns"]
+__all__ = ["Pool", "Returns", "Turns"]
 
 JOIN_S: Final = 5.0
 STREAM_TURNS: Final = 4
+RETURNS_PER_S: Final = 10  # to turn one away takes some milliseconds
+SOONEST_RETURN_S: Final = 2.0
+LATEST_RETURN_S: Final = 60.0
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -69,6 +73,27 @@ class Turns:
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+
+class Returns:
+    """When those who find no place are to come again.
+
+    One after another, so that a crowd at a full server costs those inside no more than a few do;
+    and whoever came first may come first.
+    """
+
+    def __init__(self) -> None:
+        self._latest_s = 0.0
+
+    def after_s(self, now_s: float) -> float:
+        """Return in how many seconds the next one is to come.
+
+        Args:
+            now_s: On a clock that never goes back.
+        """
+        latest_s = max(self._latest_s + 1 / RETURNS_PER_S, now_s + SOONEST_RETURN_S)
+        self._latest_s = min(latest_s, now_s + LATEST_RETURN_S)
+        return self._latest_s - now_s
 
 
 class _Worker(threading.Thread):
@@ -129,6 +154,7 @@ class Pool:
         self._metrics = metrics
         self._open: dict[Job, _Worker] = {}
         self._owners: dict[Job, str] = {}
+        self._returns = Returns()
         self._released = asyncio.Event()
 
     def start(self) -> None:
@@ -192,7 +218,7 @@ class Pool:
             raise Stopping
         if self.open_jobs[job.kind] >= self._places[job.kind]:
             self._metrics.ended(job.kind, "refused")
-            raise Full
+            raise Full(self._returns.after_s(time.monotonic()))
         owner = "" if key is None else key.name
         if key is not None and key.most_open is not None:
             if sum(each == owner for each in self._owners.values()) >= key.most_open:

@@ -123,15 +123,30 @@ class TooSlow(Refusal):
     close_code = 1008
 
 
-class Full(Refusal):
+class _Later(Refusal):
+    """What another try may change.
+
+    Args:
+        message: What was refused.
+        after_s: When to try again.
+    """
+
+    def __init__(self, message: str, after_s: float) -> None:
+        self._after_s = max(1, math.ceil(after_s))
+        super().__init__(message, hint=f"try again in {self._after_s} s")
+
+    def told_headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self._after_s)}
+
+
+class Full(_Later):
     """Every place of its kind is taken; another try may find one."""
 
     http_status = 503
     close_code = 1013
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
-    def __init__(self) -> None:
-        super().__init__("the server is full", hint="try again in a few seconds")
+    def __init__(self, after_s: float) -> None:
+        super().__init__("the server is full", after_s)
 
 
 class TooMany(Refusal):
@@ -148,20 +163,14 @@ class TooMany(Refusal):
         )
 
 
-class TooOften(Refusal):
+class TooOften(_Later):
     """The API key asks more often than it may."""
 
     http_status = 429
     close_code = 1013
 
-    def __init__(self, wait_s: float) -> None:
-        self._after_s = max(1, math.ceil(wait_s))
-        super().__init__(
-            "the API key asks more often than it may", hint=f"try again in {self._after_s} s"
-        )
-
-    def told_headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self._after_s)}
+    def __init__(self, after_s: float) -> None:
+        super().__init__("the API key asks more often than it may", after_s)
 
 
 class NotKept(Refusal):

@@ -20,7 +20,7 @@ from asa_engine.server.store import Keeper, Saved, Store, StoreError
 __all__ = ["KeptStream", "KeptStreams", "stream_id"]
 
 WITHIN_S: Final = 5.0  # the store is asked
-PIECE_TURNS: Final = 8  # of a worker: four seconds, as a store's work is by pieces
+PIECE_TURNS: Final = 4  # of a worker: four seconds, as a store's work is by pieces
 MOST_UNKEPT_BYTES: Final = 2**21  # of a stream, before it goes on without the store
 ID_HINT: Final = "16 to 64 letters, digits, - or _, random: who knows it may go on with the stream"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
+import numpy as np
 import pytest
-from audio_samples import RATE_HZ
+from audio_samples import RATE_HZ, speech
 
 import asa_engine as asa
 from asa_engine.assessment import Assessment
 from asa_engine.profiling import Span
-from asa_engine.server.jobs import MAX_UNTAKEN, WAITING_S, Job, Provisional, StreamJob
+from asa_engine.server.jobs import MAX_UNTAKEN, TURN_S, WAITING_S, Job, Provisional, StreamJob
 from asa_engine.server.metrics import Metrics
 from asa_engine.server.refusal import BadRequest, TooLarge
 
@@ -134,3 +136,50 @@ def test_windows_of_words_count_as_encoded_ones_do() -> None:
         assert "asa_windows_encoded_total 3.0\n" in metrics.render({}, 0.0).decode()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bundle", ["fake", "acoustic"])
+def test_turns_are_few_and_no_score_is_late(bundle: str, offline: asa.Engine) -> None:
+    """Half a second of audio gets one, and what closes a window: its scores come at once."""
+    engine = offline if bundle == "fake" else asa.load("acoustic", threads=1)
+    spoken = np.round(np.tile(speech(4.0, seed=3), 4) * 32_767).astype("<i2")
+    frames = np.split(spoken, range(RATE_HZ // 10, len(spoken), RATE_HZ // 10))
+    with engine.stream(RATE_HZ) as whole:
+        seen = []
+        for frame in frames:
+            whole.feed(frame)
+            seen.append(whole.provisional)
+
+    async def scenario() -> None:
+        worker, told, turns = _Worker(engine), None, 0
+        job = _stream(worker)
+        for frame, expected in zip(frames, seen, strict=True):
+            await job.feed(frame.tobytes())
+            turns += len(worker.waiting)
+            await worker.work()
+            while not job._outbox.empty():
+                told = (await job.next()).scores
+            values = expected and {name: score.to_dict() for name, score in expected.items()}
+            assert told == values
+        closed = sum(after != before for before, after in itertools.pairwise(seen))
+        assert closed >= 2
+        # Of what stays undecided until the front's next block some turns find nothing.
+        assert turns <= len(spoken) / RATE_HZ / TURN_S + 4 * closed + 1
+
+    asyncio.run(scenario())
+
+
+def test_little_audio_that_nothing_follows_gets_its_turn(offline: asa.Engine) -> None:
+    async def scenario() -> None:
+        worker = _Worker(offline)
+        job = _stream(worker)
+        await job.feed(SECOND[: 2 * RATE_HZ // 10])
+        await worker.work()
+        await job.feed(SECOND[:320])
+        assert not worker.waiting
+        while not worker.waiting:
+            await asyncio.sleep(0.05)
+        await worker.work()
+        assert job.waiting_s == 0.0
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

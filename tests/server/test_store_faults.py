@@ -33,7 +33,7 @@ TIME_LIMIT_S = 120.0  # a hang fails; nothing is measured
 @pytest.fixture(autouse=True)
 def _short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of two seconds, so that an answer of six has several."""
-    monkeypatch.setattr(resuming, "PIECE_TURNS", 4)
+    monkeypatch.setattr(resuming, "PIECE_TURNS", 2)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
+
 from asa_engine.server.jobs import Job, StreamJob, UploadJob
 from asa_engine.server.metrics import Metrics
-from asa_engine.server.pool import Turns
+from asa_engine.server.pool import Returns, Turns
 
 
 async def _jobs() -> tuple[dict[str, Job], dict[Job, str]]:
@@ -52,3 +54,13 @@ def test_a_closed_queue_gives_no_turns() -> None:
     queue.put(jobs["a"])
     queue.close()
     assert queue.take() is None
+
+
+def test_a_crowd_comes_again_one_after_another() -> None:
+    """The first two seconds later, a hundred in the ten after that, nobody in over a minute."""
+    returns = Returns()
+    crowd = [returns.after_s(0.0) for _ in range(101)]
+    assert crowd[0] == 2.0
+    np.testing.assert_allclose(np.diff(crowd), 0.1)
+    assert [returns.after_s(5.0) for _ in range(2000)][-1] == 60.0
+    assert returns.after_s(80.0) == 2.0

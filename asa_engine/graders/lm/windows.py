@@ -51,6 +51,11 @@ class ClipWindows:
         self._min_samples = max(min_samples, SHORTEST_SAMPLES)
         self._filled = self._closed = 0
 
+    @property
+    def room(self) -> int:
+        """Samples that the open window still takes."""
+        return self._window.size - self._filled
+
     def push(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Take float32 samples [n]; return the log-mel [n_mels, T] of each window they close."""
         closed = []

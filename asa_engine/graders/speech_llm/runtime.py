@@ -59,6 +59,11 @@ class SpeechLLMRun:
         self._open_tokens = 0
         self._judged: tuple[int, Grade | None] = (0, None)
 
+    @property
+    def missing(self) -> int:
+        """Samples that close the next window: nothing new is known before."""
+        return self._mel.room
+
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take float32 mono samples at 16 kHz; encode and prefill every window they close."""
         self._samples += samples.size
