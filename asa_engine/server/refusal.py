@@ -22,6 +22,7 @@ Refusal                 status  close
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 from asa_engine.errors import AsaError, AudioError, UsageError
@@ -53,74 +54,61 @@ _INVALID_PAYLOAD = 1007
 
 
 class Refusal(AsaError):
-    """Base of what only a server says."""
+    """Base of what only a server says; each names its HTTP status, close code and headers."""
 
-    http_status = 500
-    close_code = 1011
-    headers: ClassVar[dict[str, str]] = {}
+    http_status: ClassVar[int] = 500
+    close_code: ClassVar[int] = 1011
+    headers: ClassVar[Mapping[str, str]] = {}
 
-    def told_headers(self) -> dict[str, str]:
+    def __init_subclass__(
+        cls,
+        *,
+        status: int | None = None,
+        close: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init_subclass__()
+        cls.http_status = cls.http_status if status is None else status
+        cls.close_code = cls.close_code if close is None else close
+        cls.headers = cls.headers if headers is None else headers
+
+    def told_headers(self) -> Mapping[str, str]:
         """Return what the answer has in its head."""
         return self.headers
 
 
-class BadRequest(Refusal):
+class BadRequest(Refusal, status=400, close=1008):
     """A wrong parameter or message."""
 
-    http_status = 400
-    close_code = 1008
 
-
-class Unauthorized(Refusal):
+class Unauthorized(Refusal, status=401, close=1008, headers={"WWW-Authenticate": "Bearer"}):
     """No API key, or one that is not in force."""
 
-    http_status = 401
-    close_code = 1008
-    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
-
-class Forbidden(Refusal):
+class Forbidden(Refusal, status=403, close=1008):
     """A web page of another site, or a key that is for other things."""
 
-    http_status = 403
-    close_code = 1008
 
-
-class Misdirected(Refusal):
+class Misdirected(Refusal, status=421, close=1008):
     """A request to a name that is not the server's."""
 
-    http_status = 421
-    close_code = 1008
 
-
-class UpgradeRequired(Refusal):
+class UpgradeRequired(
+    Refusal, status=426, close=1008, headers={"Upgrade": "websocket", "Connection": "Upgrade"}
+):
     """A plain request where a WebSocket is meant."""
 
-    http_status = 426
-    close_code = 1008
-    headers: ClassVar[dict[str, str]] = {"Upgrade": "websocket", "Connection": "Upgrade"}
 
-
-class WrongMediaType(Refusal):
+class WrongMediaType(Refusal, status=415, close=1003, headers={"Accept-Encoding": "identity"}):
     """A body or frame of the wrong kind."""
 
-    http_status = 415
-    close_code = 1003
-    headers: ClassVar[dict[str, str]] = {"Accept-Encoding": "identity"}
 
-
-class TooLarge(Refusal):
+class TooLarge(Refusal, status=413, close=1009):
     """More bytes or seconds than are taken."""
 
-    http_status = 413
-    close_code = 1009
 
-
-class TooSlow(Refusal):
+class TooSlow(Refusal, status=408, close=1008):
     """Nothing came, or nothing was taken, for too long."""
-
-    http_status = 408
-    close_code = 1008
 
 
 class _Later(Refusal):
@@ -139,22 +127,15 @@ class _Later(Refusal):
         return {"Retry-After": str(self._after_s)}
 
 
-class Full(_Later):
+class Full(_Later, status=503, close=1013):
     """Every place of its kind is taken; another try may find one."""
-
-    http_status = 503
-    close_code = 1013
 
     def __init__(self, after_s: float) -> None:
         super().__init__("the server is full", after_s)
 
 
-class TooMany(Refusal):
+class TooMany(Refusal, status=429, close=1013, headers={"Retry-After": "2"}):
     """The API key has as many streams and uploads open as it may."""
-
-    http_status = 429
-    close_code = 1013
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
     def __init__(self, most: int) -> None:
         super().__init__(
@@ -163,42 +144,29 @@ class TooMany(Refusal):
         )
 
 
-class TooOften(_Later):
+class TooOften(_Later, status=429, close=1013):
     """The API key asks more often than it may."""
-
-    http_status = 429
-    close_code = 1013
 
     def __init__(self, after_s: float) -> None:
         super().__init__("the API key asks more often than it may", after_s)
 
 
-class NotKept(Refusal):
+class NotKept(Refusal, status=404, close=1008):
     """No stream of that id is kept, or it is somebody else's."""
-
-    http_status = 404
-    close_code = 1008
 
     def __init__(self) -> None:
         super().__init__("no stream of that id is kept", hint="begin it anew")
 
 
-class TakenOver(Refusal):
+class TakenOver(Refusal, status=409, close=1008):
     """The stream goes on over another connection, or was deleted."""
-
-    http_status = 409
-    close_code = 1008
 
     def __init__(self) -> None:
         super().__init__("the stream was taken over or deleted", hint="nothing more to do here")
 
 
-class StoreDown(Refusal):
+class StoreDown(Refusal, status=503, close=1013, headers={"Retry-After": "2"}):
     """Streams with an id cannot be kept now."""
-
-    http_status = 503
-    close_code = 1013
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
     def __init__(self) -> None:
         super().__init__(
@@ -206,11 +174,8 @@ class StoreDown(Refusal):
         )
 
 
-class Stopping(Refusal):
+class Stopping(Refusal, status=503, close=1001):
     """The server is shutting down."""
-
-    http_status = 503
-    close_code = 1001
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down", hint="connect again")
