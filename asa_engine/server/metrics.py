@@ -23,7 +23,7 @@ class Metrics:
         )
         self._open = Gauge("asa_open", "Streams and uploads open now.", ("kind",), registry=own)
         self._waiting = Gauge(
-            "asa_waiting_audio_seconds", "Live audio that waits for a turn.", registry=own
+            "asa_waiting_audio_seconds", "Live audio that had no turn yet.", registry=own
         )
         self._ended = Counter(
             "asa_ended", "Streams and uploads ended, by outcome.", ("kind", "outcome"), registry=own
@@ -84,7 +84,7 @@ class Metrics:
 
         Args:
             open_jobs: How many streams and uploads are open now.
-            waiting_s: Seconds of live audio that wait for a turn now.
+            waiting_s: Seconds of live audio that had no turn yet.
         """
         for kind, count in open_jobs.items():
             self._open.labels(kind).set(count)
